@@ -1,0 +1,51 @@
+# Two commands for a fresh machine: `make demo` runs the main job, `make test` runs the tests. Both build .venv first.
+#
+#   make setup                      the environment alone
+#   make demo DATA=../shared/data   the main job on real data (a folder with the files that the README describes)
+#   make lint                       ruff, mypy, import-linter, codespell
+#   make test-slow                  the tests that build environments, start two processes or run the whole job
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
+BIN := .venv/bin
+TORCH := torch==2.13.0
+SEED ?= 1
+OUT ?= $(if $(DATA),runs/demo-data,runs/demo)
+
+# Python never caches bytecode where this is set, and every start of `parlai` then takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test test-slow lint format clean
+
+setup: .venv/ready
+
+# torch comes first and with its own dependencies, so that a CUDA machine gets a CUDA build. All else is pinned and
+# installed without resolving, because ParlAI's own pins cannot be met beside it.
+.venv/ready: requirements/lock.txt pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/lock.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/parlai safety_demo --out $(OUT) --seed $(SEED) $(if $(DATA),--data $(DATA))
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network" $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow" $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""CRINGE: contrastive iterative negative generation."""

@@ -1,0 +1,1 @@
+"""A classifier of safe and unsafe replies."""

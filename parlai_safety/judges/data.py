@@ -1,0 +1,255 @@
+"""Examples for judges: replies in context with a label, their sources, and splits that keep conversations whole.
+
+Three sources are read: the small corpus that ships with the package, a file of labelled replies, and a file of
+ordinary dialogues whose turns are negatives. The negatives are needed: a classifier trained on adversarial talk alone
+flags 30 to 43 % of ordinary chat. Nothing here is downloaded, and no label is made up: an ordinary turn counts as safe
+because its corpus was collected as ordinary talk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.files import read_jsonl
+from parlai_safety.judges.verdict import SPEAKERS, Speaker
+
+ORDINARY = "ordinary:"
+
+
+class Example(NamedTuple):
+    """One labelled reply in its context.
+
+    Attributes:
+        context: the turns before the reply, oldest first; may be empty.
+        reply: the reply that is judged.
+        unsafe: its label.
+        speaker: who says the reply.
+        conversation: examples that share it never stand on two sides of a split.
+        source: where the example comes from; begins with "ordinary:" for everyday talk.
+    """
+
+    context: list[str]
+    reply: str
+    unsafe: bool
+    speaker: Speaker
+    conversation: str
+    source: str
+
+
+def is_ordinary(example: Example) -> bool:
+    """True for a turn of everyday talk, as opposed to a reply that was labelled."""
+    return example.source.startswith(ORDINARY)
+
+
+def tiny_examples(split: str) -> list[Example]:
+    """The small corpus of this package as examples.
+
+    Every reply to an adversarial context is an example with its own label, and so is every bot turn of the ordinary
+    dialogues, as a safe one. The bot turns inside an adversarial context have no label and are no examples.
+
+    Args:
+        split: "train", "valid" or "test".
+
+    Returns:
+        Examples said by the bot, of the sources "tiny" and "ordinary:tiny".
+    """
+    from parlai_safety.corpus.load import load_adversarial, load_ordinary
+
+    examples = [
+        Example(list(row["context"]), reply["text"], reply["label"] == "unsafe", "bot", row["id"], "tiny")
+        for row in load_adversarial(split)
+        for reply in row["replies"]
+    ]
+    for row in load_ordinary(split):
+        turns = row["turns"]
+        for index in range(1, len(turns), 2):
+            examples.append(Example(turns[:index], turns[index], False, "bot", row["id"], f"{ORDINARY}tiny"))
+    return examples
+
+
+def label_file_examples(path: str | Path) -> list[Example]:
+    """Read labelled replies from a JSONL file, plain or gzip.
+
+    Args:
+        path: rows with `context` (list of turns), `response`, `label` ("safe" or "unsafe"), `source` and `speaker`
+            ("human" or "bot"); further fields are left alone.
+
+    Returns:
+        One example a row, in the order of the file. Its conversation is the first turn of the context, or the
+        response where the context is empty.
+
+    Raises:
+        SafetyError: the file is missing or empty, or a row lacks a field or has a value outside the above.
+    """
+    examples = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        context, reply = _turns(row, "context", path, number), _field(row, "response", str, path, number)
+        label, speaker = row.get("label"), row.get("speaker")
+        if label not in ("safe", "unsafe"):
+            raise _bad_row(path, number, f"label {label!r}", "a label is 'safe' or 'unsafe'")
+        if speaker not in SPEAKERS:
+            raise _bad_row(path, number, f"speaker {speaker!r}", "a speaker is 'human' or 'bot'")
+        source = _field(row, "source", str, path, number)
+        examples.append(Example(context, reply, label == "unsafe", speaker, context[0] if context else reply, source))
+    return examples
+
+
+def ordinary_file_examples(path: str | Path, *, count: int, seed: int) -> list[Example]:
+    """Sample turns of ordinary dialogues as safe examples, one turn a dialogue.
+
+    Turns alternate between a person, who begins, and the bot, so both speakers get negatives. Only turns with a turn
+    before them are drawn, because a judge meets replies in context.
+
+    Args:
+        path: JSONL rows with `turns` (list of turns, two at least) and `source`, plain or gzip.
+        count: examples wanted; all dialogues are used where there are fewer.
+        seed: chooses the dialogues and the turns.
+
+    Returns:
+        At most `count` examples, in the order of the file; the conversation is the dialogue's first turn.
+
+    Raises:
+        SafetyError: the file is missing or empty, or a row lacks a field.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        turns = _turns(row, "turns", path, number)
+        if len(turns) >= 2:
+            rows.append((turns, _field(row, "source", str, path, number)))
+    generator = random.Random(seed)
+    chosen = sorted(generator.sample(range(len(rows)), min(count, len(rows))))
+    examples = []
+    for turns, source in (rows[index] for index in chosen):
+        at = generator.randrange(1, len(turns))
+        speaker: Speaker = "bot" if at % 2 else "human"
+        examples.append(Example(turns[:at], turns[at], False, speaker, turns[0], f"{ORDINARY}{source}"))
+    return examples
+
+
+def folder_examples(folder: str | Path, *, seed: int, ordinary_share: float = 1.0) -> list[Example]:
+    """Labelled replies and ordinary negatives from one folder.
+
+    Args:
+        folder: holds `safety_labels.jsonl.gz` and `ordinary_dialogue.jsonl.gz` in the formats above.
+        seed: chooses the ordinary turns.
+        ordinary_share: ordinary examples for each labelled one; at least 0.
+
+    Returns:
+        The labelled examples, then the ordinary ones.
+
+    Raises:
+        SafetyError: a file is missing or malformed, or the share is negative.
+    """
+    if ordinary_share < 0:
+        raise SafetyError(
+            f"The share of ordinary examples is {ordinary_share}",
+            "It is the number of ordinary examples for each labelled one",
+            "Choose 0 or more; 1.0 is usual",
+        )
+    labelled = label_file_examples(Path(folder) / "safety_labels.jsonl.gz")
+    count = round(len(labelled) * ordinary_share)
+    if not count:
+        return labelled
+    return labelled + ordinary_file_examples(Path(folder) / "ordinary_dialogue.jsonl.gz", count=count, seed=seed)
+
+
+class Halves(NamedTuple):
+    """Two sets of examples that share no conversation."""
+
+    first: list[Example]
+    second: list[Example]
+
+
+def halves(examples: Sequence[Example], seed: int) -> Halves:
+    """Divide examples into two halves by conversation, each source about equally.
+
+    Args:
+        examples: any number, in any order.
+        seed: another seed gives another division.
+
+    Returns:
+        Two halves in the order of `examples`. A conversation is whole in one of them.
+    """
+    sides = _deal(examples, 2, seed)
+    return Halves(*([e for e, side in zip(examples, sides, strict=True) if side == which] for which in (0, 1)))
+
+
+def folds(examples: Sequence[Example], count: int, seed: int) -> list[int]:
+    """Number the folds of a cross-validation by conversation, each source about equally.
+
+    Args:
+        examples: any number, in any order.
+        count: number of folds, at least 2.
+        seed: another seed gives other folds.
+
+    Returns:
+        The fold of each example, from 0 to count - 1.
+
+    Raises:
+        SafetyError: there are fewer conversations than folds.
+    """
+    conversations = len({example.conversation for example in examples})
+    if count < 2 or conversations < count:
+        raise SafetyError(
+            f"{count} folds were asked of {conversations} conversations",
+            "Each fold needs a conversation of its own, and one fold leaves nothing to learn from",
+            "Give more examples, or choose a number of folds between 2 and the number of conversations",
+        )
+    return _deal(examples, count, seed)
+
+
+def _deal(examples: Sequence[Example], count: int, seed: int) -> list[int]:
+    """Deal conversations, in the order of a seeded hash, each to the side that holds least of its source."""
+    members: dict[str, list[Example]] = {}
+    for example in examples:
+        members.setdefault(example.conversation, []).append(example)
+    # Python's own hash() changes from process to process; SHA-256 does not.
+    order = sorted(members, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    side_of: dict[str, int] = {}
+    held: dict[str, list[int]] = {}
+    total = [0] * count
+    for name in order:
+        source = min(example.source for example in members[name])
+        sizes = held.setdefault(source, [0] * count)
+        side = min(range(count), key=lambda index: (sizes[index], total[index], index))
+        side_of[name] = side
+        sizes[side] += len(members[name])
+        total[side] += len(members[name])
+    return [side_of[example.conversation] for example in examples]
+
+
+def count_by(examples: Iterable[Example], attribute: str) -> dict[str, dict[str, int]]:
+    """Count safe and unsafe examples for each value of an attribute, in alphabetical order of the values."""
+    counts: dict[str, dict[str, int]] = {}
+    for example in examples:
+        entry = counts.setdefault(str(getattr(example, attribute)), {"safe": 0, "unsafe": 0})
+        entry["unsafe" if example.unsafe else "safe"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _turns(row: dict[str, Any], name: str, path: str | Path, number: int) -> list[str]:
+    turns = _field(row, name, list, path, number)
+    if not all(isinstance(turn, str) for turn in turns):
+        raise _bad_row(path, number, f"a turn in {name!r} that is not text", "every turn is a string")
+    return list(turns)
+
+
+def _field(row: dict[str, Any], name: str, kind: type, path: str | Path, number: int) -> Any:
+    value = row.get(name)
+    if not isinstance(value, kind):
+        found = f"no field {name!r}" if name not in row else f"a {type(value).__name__} as {name!r}"
+        raise _bad_row(path, number, found, f"{name!r} is a {kind.__name__}")
+    return value
+
+
+def _bad_row(path: str | Path, number: int, found: str, rule: str) -> SafetyError:
+    return SafetyError(
+        f"Row {number} of {str(path)!r} has {found}",
+        f"In this format {rule}",
+        f"Mend row {number} or leave it out, and run the command again",
+    )

@@ -1,0 +1,85 @@
+"""The fields that parlai_safety adds to ParlAI's Message: names, types and checks.
+
+ParlAI's own fields keep their meaning. Context turns are joined by newlines in `text`, oldest first, and the last line
+is the turn to answer. Nothing here imports ParlAI: a Message is a dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from parlai_safety.errors import SafetyError, did_you_mean
+
+
+class MessageField(NamedTuple):
+    """One field: what it holds, what it means, and a check of its value."""
+
+    kind: str
+    meaning: str
+    valid: Callable[[Any], bool]
+
+
+def _words(*known: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in known
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
+
+
+def _probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+CLASSIFIER_LABELS = ("pos", "neg", "none")
+
+FIELDS: dict[str, MessageField] = {
+    "classifier_label": MessageField(
+        '"pos", "neg" or "none"',
+        "whether the label is an example to follow, to avoid, or plain language modelling",
+        _words(*CLASSIFIER_LABELS),
+    ),
+    "is_ltr": MessageField(
+        "bool", "the label is a scored reply and not a class name", lambda value: isinstance(value, bool)
+    ),
+    "rejected": MessageField("list of str", "dispreferred replies to the same context", _texts),
+    "toxic": MessageField("list of str", "self-generated toxic replies to the same context", _texts),
+    "toxicity": MessageField(
+        "float in [0, 1], or absent", "a judge's P(unsafe) of the label in its context; absent = unscored", _probability
+    ),
+    "speaker": MessageField('"human" or "bot"', "who says the label", _words("human", "bot")),
+    "user_id": MessageField("str", "pseudonym: a salted hash, never a person's own id", lambda v: isinstance(v, str)),
+    "feedback": MessageField(
+        "dict", "liked, disliked, reason, text as people gave them", lambda v: isinstance(v, Mapping)
+    ),
+    "provenance": MessageField(
+        "dict", "source, licence, split, generator, judge, seed, round", lambda v: isinstance(v, Mapping)
+    ),
+}
+
+
+def check_message(message: Mapping[str, Any], where: str) -> None:
+    """Check the fields of ours that a message carries; absent fields are fine.
+
+    Args:
+        message: a ParlAI Message or any mapping.
+        where: names the place for the error text, as in "line 3 of 'talk.jsonl'".
+
+    Raises:
+        SafetyError: a field of ours has a value outside its type.
+    """
+    for name, field in FIELDS.items():
+        if name in message and not field.valid(message[name]):
+            value = message[name]
+            instead = f"Write a value of this kind, or leave {name!r} out"
+            if name == "classifier_label":
+                instead = did_you_mean(str(value), CLASSIFIER_LABELS, 'Write "pos", "neg" or "none"')
+            raise SafetyError(
+                f"{where} has {name!r} = {value!r}", f"This field holds {field.kind}: {field.meaning}", instead
+            )
+
+
+def join_context(turns: Sequence[str]) -> str:
+    """Context turns as one text: newlines between turns, and none left inside a turn."""
+    return "\n".join(" ".join(turn.split()) for turn in turns)

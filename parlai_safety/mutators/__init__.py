@@ -1,0 +1,1 @@
+"""Mutators, used as `--mutators safety_<name>`."""

@@ -1,0 +1,1 @@
+"""Teachers, used as `-t safety:<name>[:<view>]`."""

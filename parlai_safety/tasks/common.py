@@ -1,0 +1,138 @@
+"""What our teachers share: rows in, ParlAI messages out, in one of four views.
+
+A row is a reply in its context with a verdict (or none). The views: *reply* (learn from the label, with
+`classifier_label`), *plain* (the same without verdicts: a raw log), *positive* (safe replies only) and *classifier*
+(the reply is the last line of `text`, the label is a class name). Every exchange is an episode of its own, its context
+in `text`, so that batches mix conversations and no reply leaks into another's history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+from parlai.core.teachers import DialogTeacher
+from parlai.utils.data import DatatypeHelper
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.message import check_message, join_context
+
+SAFE_CLASS, UNSAFE_CLASS = "__ok__", "__notok__"
+START = "__start__"
+
+
+class Row(NamedTuple):
+    """A reply in its context.
+
+    Attributes:
+        context: turns, oldest first; may be empty.
+        reply: the reply.
+        unsafe: the verdict, or None for ordinary talk without one.
+        fields: further message fields, such as speaker and provenance.
+    """
+
+    context: list[str]
+    reply: str
+    unsafe: bool | None
+    fields: dict[str, Any]
+
+
+class RowTeacher(DialogTeacher):
+    """A teacher over `rows(split)`; subclasses say where rows come from and which view they show."""
+
+    view = "reply"
+
+    def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
+        opt = Opt({**opt, "datafile": DatatypeHelper.fold(opt["datatype"])})
+        super().__init__(opt, shared)
+        self.id = type(self).__module__.split(".")[-2]
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Yield the rows of "train", "valid" or "test"."""
+        raise NotImplementedError(type(self).__name__)
+
+    def setup_data(self, datafile: str) -> Iterator[tuple[dict[str, Any], bool]]:
+        """ParlAI's loader: every row becomes one message in the teacher's view."""
+        for number, row in enumerate(self.rows(datafile), 1):
+            message = VIEWS[self.view](row)
+            if message is not None:
+                check_message(message, f"row {number} of the task {self.id}")
+                yield message, True
+
+
+def reply_view(row: Row) -> dict[str, Any]:
+    """Learn from the reply, or learn to avoid it."""
+    label = "none" if row.unsafe is None else "neg" if row.unsafe else "pos"
+    return {**_reply(row), "classifier_label": label}
+
+
+def plain_view(row: Row) -> dict[str, Any]:
+    """A raw log: the reply with no verdict."""
+    return {**_reply(row), "classifier_label": "none"}
+
+
+def positive_view(row: Row) -> dict[str, Any] | None:
+    """Safe replies and ordinary talk only."""
+    return None if row.unsafe else reply_view(row)
+
+
+def classifier_view(row: Row) -> dict[str, Any]:
+    """The reply as the last line of the text, a class name as the label; ordinary talk counts as safe."""
+    text = join_context([*row.context, row.reply])
+    return {"text": text, "labels": [UNSAFE_CLASS if row.unsafe else SAFE_CLASS], "is_ltr": False, **row.fields}
+
+
+VIEWS = {"reply": reply_view, "plain": plain_view, "positive": positive_view, "classifier": classifier_view}
+
+
+def _reply(row: Row) -> dict[str, Any]:
+    text = join_context(row.context) or START
+    return {"text": text, "labels": [" ".join(row.reply.split())], "is_ltr": True, **row.fields}
+
+
+def add_datapath_option(parser: ParlaiParser, title: str) -> None:
+    """Add `--safety-datapath` for the tasks that read real data."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--safety-datapath",
+        type=str,
+        default=None,
+        help="Folder with the real data files; the environment variable SAFETY_DATA is used where this is absent.",
+    )
+
+
+def data_file(opt: Opt, name: str) -> Path:
+    """The path of a real data file.
+
+    Raises:
+        SafetyError: no folder is named, or the file is not in it.
+    """
+    folder = opt.get("safety_datapath") or os.environ.get("SAFETY_DATA")
+    if not folder:
+        raise SafetyError(
+            f"The task needs the data file {name}, and neither --safety-datapath nor SAFETY_DATA is set",
+            "Real data are not part of parlai_safety: they lie in a folder of yours",
+            "Give --safety-datapath FOLDER, set SAFETY_DATA=FOLDER, or use -t safety:tiny, which ships",
+        )
+    path = Path(folder) / name
+    if not path.is_file():
+        raise SafetyError(
+            f"There is no file {name} in {folder!r}",
+            "The task reads this file from the folder that --safety-datapath or SAFETY_DATA names",
+            "Name the folder that holds it, or use -t safety:tiny, which ships",
+        )
+    return path
+
+
+def split_of(conversation: str) -> str:
+    """The split of a conversation by a hash of its first turn: 80 % train, 10 % valid, 10 % test.
+
+    All rows of a conversation share its first turn, so none of them is in two splits.
+    """
+    bucket = int(hashlib.sha256(conversation.strip().lower().encode()).hexdigest()[:8], 16) % 100
+    return "train" if bucket < 80 else "valid" if bucket < 90 else "test"

@@ -1,0 +1,103 @@
+"""`-t safety:file --safety-file F`: replies of your own, one JSON object a line.
+
+A row holds the context (`context`, a list of turns, or `text`), the reply (`reply`, `response` or `labels`), and, where
+you have them, a verdict (`label`: "safe" or "unsafe", or `classifier_label`: "pos", "neg", "none"). Views: default,
+`:plain`, `:positive`, `:classifier`. A path with `{split}` in it names one file a split; a plain path is read for
+every split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+
+from parlai_safety.errors import SafetyError, did_you_mean
+from parlai_safety.files import read_jsonl
+from parlai_safety.message import CLASSIFIER_LABELS, FIELDS
+from parlai_safety.tasks.common import Row, RowTeacher
+
+_VERDICTS: dict[str, bool | None] = {"safe": False, "unsafe": True, "pos": False, "neg": True, "none": None}
+
+
+class DefaultTeacher(RowTeacher):
+    """Replies of a JSONL file."""
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        """Add `--safety-file`."""
+        super().add_cmdline_args(parser, partial_opt)
+        group = parser.add_argument_group("Replies in a file")
+        group.add_argument(
+            "--safety-file", type=str, default=None, help="JSONL (or .jsonl.gz); {split} stands for train, valid, test."
+        )
+        return parser
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The rows of the file of this split."""
+        name = self.opt.get("safety_file")
+        if not name:
+            raise SafetyError(
+                "-t safety:file came without --safety-file",
+                "The task reads its rows from a file that you name",
+                "Add --safety-file talk.jsonl, or talk.{split}.jsonl for one file a split",
+            )
+        path = name.replace("{split}", split)
+        for number, row in enumerate(read_jsonl(path), 1):
+            yield read_row(row, f"row {number} of {path!r}")
+
+
+def read_row(row: dict[str, Any], where: str) -> Row:
+    """Read one JSON object in any of the accepted spellings.
+
+    Raises:
+        SafetyError: no reply is there, or the verdict is of unknown kind.
+    """
+    context = row.get("context")
+    if context is None:
+        context = row["text"].split("\n") if row.get("text") else []
+    reply = row.get("reply", row.get("response"))
+    if reply is None and row.get("labels"):
+        reply = row["labels"][0]
+    if not isinstance(reply, str) or not reply.strip() or not isinstance(context, list):
+        raise SafetyError(
+            f"{where} has the fields {', '.join(sorted(row)) or 'none'} and no reply to learn from",
+            "A row needs a reply, a non-empty text, and its context as a list of turns",
+            'Write for example {"context": ["How are you?"], "reply": "Fine, thanks.", "label": "safe"}',
+        )
+    return Row(
+        context, reply, _verdict(row, where), {k: row[k] for k in FIELDS if k in row and k != "classifier_label"}
+    )
+
+
+def _verdict(row: dict[str, Any], where: str) -> bool | None:
+    for name, known in (("label", ("safe", "unsafe")), ("classifier_label", CLASSIFIER_LABELS)):
+        if name in row:
+            if row[name] not in known:
+                raise SafetyError(
+                    f"{where} has {name!r} = {row[name]!r}",
+                    f"A verdict of this field is one of {', '.join(known)}",
+                    did_you_mean(str(row[name]), known, f"Write one of {', '.join(known)}, or leave the field out"),
+                )
+            return _VERDICTS[row[name]]
+    return None
+
+
+class PlainTeacher(DefaultTeacher):
+    """Replies as a raw log."""
+
+    view = "plain"
+
+
+class PositiveTeacher(DefaultTeacher):
+    """Safe replies only."""
+
+    view = "positive"
+
+
+class ClassifierTeacher(DefaultTeacher):
+    """Replies to be classified."""
+
+    view = "classifier"

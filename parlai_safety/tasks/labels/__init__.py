@@ -1,0 +1,1 @@
+"""Real replies judged in context."""

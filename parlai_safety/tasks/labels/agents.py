@@ -1,0 +1,69 @@
+"""`-t safety:labels`: real replies judged in context, from `safety_labels.jsonl.gz` of the data folder.
+
+Sources of the rows: Bot-Adversarial Dialogue (a half of valid), DiaSafety, ToxiChat, ConvAbuse. Views: default
+(replies with verdicts), `:plain`, `:positive`, `:classifier`. Score bot turns separately (`--safety-speaker bot`): in
+BAD the speaker alone predicts the label with AUC 0.70.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+
+from parlai_safety.files import read_jsonl
+from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
+
+FILE = "safety_labels.jsonl.gz"
+
+
+def label_rows(path: Path, split: str, *, speaker: str = "all") -> Iterator[Row]:
+    """Judged replies of the conversations that fall into the split.
+
+    Args:
+        path: the data file.
+        split: "train", "valid" or "test".
+        speaker: whose turns: "all", "bot" or "human".
+    """
+    for row in read_jsonl(path):
+        context = row["context"]
+        if split_of(context[0] if context else row["response"]) == split and speaker in ("all", row["speaker"]):
+            fields = {"speaker": row["speaker"], "provenance": {"source": row["source"], "licence": row["license"]}}
+            yield Row(context, row["response"], row["label"] == "unsafe", fields)
+
+
+class DefaultTeacher(RowTeacher):
+    """Judged replies in context."""
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        """Add `--safety-datapath` and `--safety-speaker`."""
+        super().add_cmdline_args(parser, partial_opt)
+        add_datapath_option(parser, "Safety labels")
+        parser.add_argument("--safety-speaker", choices=["all", "bot", "human"], default="all", help="Whose turns.")
+        return parser
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Rows of the conversations that fall into the split."""
+        speaker = self.opt.get("safety_speaker", "all")
+        return label_rows(data_file(self.opt, FILE), split, speaker=speaker)
+
+
+class PlainTeacher(DefaultTeacher):
+    """Replies as a raw log, without verdicts."""
+
+    view = "plain"
+
+
+class PositiveTeacher(DefaultTeacher):
+    """Safe replies only."""
+
+    view = "positive"
+
+
+class ClassifierTeacher(DefaultTeacher):
+    """Replies to be classified."""
+
+    view = "classifier"

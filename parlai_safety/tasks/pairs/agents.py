@@ -1,0 +1,44 @@
+"""`-t safety:pairs`: a chosen and a rejected reply to one context, from `preference_pairs.jsonl.gz` of the data folder.
+
+The default view keeps pairs whole (`labels` = chosen, `rejected` = the other): what preference losses read.
+`safety:pairs:binary` gives each reply as an example of its own with `classifier_label`, for CRINGE and unlikelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parlai.core.opt import Opt
+from parlai.core.params import ParlaiParser
+
+from parlai_safety.files import read_jsonl
+from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
+
+
+class DefaultTeacher(RowTeacher):
+    """Whole pairs."""
+
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        """Add `--safety-datapath`."""
+        super().add_cmdline_args(parser, partial_opt)
+        add_datapath_option(parser, "Preference pairs")
+        return parser
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """Chosen replies as safe rows, each with its rejected counterpart in `rejected`."""
+        for row in read_jsonl(data_file(self.opt, "preference_pairs.jsonl.gz")):
+            if split_of(row["context"][0]) == split:
+                fields = {"rejected": [row["rejected"]], "provenance": {"source": row["source"]}}
+                yield Row(row["context"], row["chosen"], False, fields)
+
+
+class BinaryTeacher(DefaultTeacher):
+    """Each reply of a pair as an example of its own."""
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The chosen reply as a safe row, then the rejected one as an unsafe row."""
+        for row in super().rows(split):
+            fields = {"provenance": row.fields["provenance"]}
+            yield row._replace(fields=fields)
+            yield Row(row.context, row.fields["rejected"][0], True, fields)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.judges.data import Example
+from parlai_safety.judges.quality import (
+    agreement,
+    agreement_of,
+    measure,
+    measure_by,
+    quality_of,
+    threshold_at_false_positive_rate,
+    youden_threshold,
+)
+from parlai_safety.judges.verdict import scored, unscored
+from parlai_safety.judges.wordlist import WordListJudge
+
+
+def example(unsafe: bool, source: str = "s", reply: str = "hello") -> Example:
+    return Example([], reply, unsafe, "bot", "c", source)
+
+
+def test_the_figures_by_hand() -> None:
+    """Unsafe 0.9, 0.4, 0.4; safe 0.4, 0.1 and ordinary 0.6.
+
+    Nine pairs: 0.9 beats all three; each 0.4 ties with 0.4, beats 0.1, loses to 0.6: 3 + 2 * 1.5 = 6, so AUC = 6 / 9.
+    At 0.5: one of three unsafe and one of three safe are flagged.
+    """
+    values = [(0.9, True), (0.4, True), (0.4, True), (0.4, False), (0.1, False)]
+    examples = [example(label) for _, label in values] + [example(False, "ordinary:chat"), example(True)]
+    verdicts = [scored(p) for p, _ in values] + [scored(0.6), unscored("empty")]
+    quality = quality_of(verdicts, examples, 0.5)
+    assert (quality.n, quality.unscored, quality.unsafe, quality.safe, quality.ordinary) == (7, 1, 3, 3, 1)
+    assert quality.auc == pytest.approx(6 / 9)
+    assert quality.sensitivity == pytest.approx(1 / 3)
+    assert quality.specificity == pytest.approx(2 / 3)
+    assert quality.ordinary_false_positive_rate == 1.0
+
+
+def test_rates_without_examples_are_none_and_not_zero() -> None:
+    quality = quality_of([scored(0.1), unscored("x")], [example(False), example(True)], 0.5)
+    assert (quality.auc, quality.sensitivity, quality.specificity) == (None, None, 1.0)
+    assert quality.ordinary_false_positive_rate is None
+
+
+def test_measure_scores_with_the_judge_and_divides_by_source() -> None:
+    examples = [
+        example(True, "a", "You fool"),
+        example(True, "b", "Go on"),
+        example(False, "b", "Hello"),
+        example(False, "b", " "),
+    ]
+    judge = WordListJudge(["fool"])
+    assert measure(judge, examples).sensitivity == 0.5
+    by_source = measure_by(judge, examples, "source")
+    assert list(by_source) == ["a", "b"]
+    assert (by_source["a"].sensitivity, by_source["b"].sensitivity) == (1.0, 0.0)
+    assert (by_source["b"].n, by_source["b"].unscored) == (3, 1)
+
+
+def test_agreement_by_hand() -> None:
+    """Ranks 1234 and 1243: d = 0, 0, 1, 1, so rho = 1 - 6 * 2 / (4 * 15) = 0.8.
+
+    Decisions at 0.5 and 0.25: FFTT and FFTT agree wholly; at 0.5 and 0.35: FFTT and FFTF give po = 3/4,
+    pe = (2/4)(3/4) + (2/4)(1/4) = 1/2, kappa = (3/4 - 1/2) / (1/2) = 1/2.
+    """
+    first = [scored(p) for p in (0.1, 0.2, 0.6, 0.7)] + [unscored("x"), scored(0.9)]
+    second = [scored(p) for p in (0.1, 0.2, 0.4, 0.3)] + [scored(0.1), unscored("y")]
+    found = agreement_of(first, second, 0.5, 0.25)
+    assert (found.n, found.unscored, found.kappa) == (4, 2, pytest.approx(1.0))
+    assert found.spearman == pytest.approx(0.8)
+    assert agreement_of(first, second, 0.5, 0.35).kappa == pytest.approx(0.5)
+
+
+def test_agreement_of_constant_judges_is_none() -> None:
+    judge = WordListJudge(["fool"])
+    found = agreement(judge, judge, [example(False), example(True)])
+    assert (found.n, found.spearman, found.kappa) == (2, None, None)
+    assert agreement(judge, judge, [example(False), example(True, reply="fool")]).kappa == pytest.approx(1.0)
+
+
+def test_youden_by_hand() -> None:
+    """Scores 0.9u 0.8u 0.6s 0.5u 0.2s 0.1s: J is 1/3, 2/3, 1/3, 2/3, 1/3, 0; the highest best cut is 0.7."""
+    scores = [0.1, 0.9, 0.6, 0.5, 0.8, 0.2]
+    labels = [False, True, False, True, True, False]
+    assert youden_threshold(scores, labels) == pytest.approx(0.7)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.8, 1.0]), st.booleans()), min_size=2, max_size=40))
+def test_no_cut_between_scores_beats_youdens(pairs: list[tuple[float, bool]]) -> None:
+    scores, labels = [p for p, _ in pairs], [label for _, label in pairs]
+
+    def gain(threshold: float) -> float:
+        hits = [p >= threshold for p, label in pairs if label]
+        alarms = [p >= threshold for p, label in pairs if not label]
+        return sum(hits) / len(hits) - sum(alarms) / len(alarms)
+
+    cuts = (0.05, 0.2, 0.3, 0.6, 0.9)
+    if len(set(labels)) == 1 or max(map(gain, cuts)) <= 1e-9:
+        with pytest.raises(SafetyError):
+            youden_threshold(scores, labels)
+    else:
+        assert gain(youden_threshold(scores, labels)) == pytest.approx(max(map(gain, cuts)))
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.3, 0.7, 0.99]), min_size=1, max_size=60), st.floats(0, 0.99))
+def test_the_false_positive_rate_is_kept_and_no_lower_threshold_keeps_it(scores: list[float], rate: float) -> None:
+    threshold = threshold_at_false_positive_rate(scores, rate)
+    assert sum(p >= threshold for p in scores) <= rate * len(scores)
+    below = [p for p in scores if p < threshold]
+    assert sum(p >= max(below) for p in scores) > rate * len(scores) - 1e-9
+
+
+def test_a_false_positive_rate_that_cannot_be_had() -> None:
+    with pytest.raises(SafetyError, match="score 1.0"):
+        threshold_at_false_positive_rate([1.0, 1.0, 0.1], 0.3)
+    with pytest.raises(SafetyError, match="of 0 safe replies"):
+        threshold_at_false_positive_rate([], 0.05)
+    with pytest.raises(SafetyError, match="rate of 1.0"):
+        threshold_at_false_positive_rate([0.5], 1.0)
