@@ -1,9 +1,10 @@
-# Two commands for a fresh machine: `make demo` runs the main job, `make test` runs the tests. Both build .venv first.
+# Two commands for a fresh machine: `make demo` runs the main job, `make test` runs everything that is checked. Both
+# build .venv first, and reuse it afterwards.
 #
 #   make setup                      the environment alone
 #   make demo DATA=../shared/data   the main job on real data (a folder with the files that the README describes)
+#   make test-fast                  the tests without the slow ones (environments, two processes, README commands)
 #   make lint                       ruff, mypy, import-linter, codespell
-#   make test-slow                  the tests that build environments, start two processes or run the whole job
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
 BIN := .venv/bin
@@ -14,7 +15,7 @@ OUT ?= $(if $(DATA),runs/demo-data,runs/demo)
 # Python never caches bytecode where this is set, and every start of `parlai` then takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo test test-fast lint format clean
 
 setup: .venv/ready
 
@@ -30,11 +31,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/parlai safety_demo --out $(OUT) --seed $(SEED) $(if $(DATA),--data $(DATA))
 
-test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network" $(ARGS)
+test: lint
+	$(BIN)/python -m pytest -m "not gpu and not network" $(ARGS)
 
-test-slow: setup
-	$(BIN)/python -m pytest -m "slow" $(ARGS)
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

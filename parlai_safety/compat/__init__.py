@@ -16,13 +16,14 @@ import os
 from typing import NamedTuple
 
 from parlai_safety.compat.base import Repair, after_import
+from parlai_safety.compat.errors import REPAIRS as _ERRORS
 from parlai_safety.compat.parallel import REPAIRS as _PARALLEL
 from parlai_safety.compat.single import REPAIRS as _SINGLE
 from parlai_safety.errors import SafetyError, did_you_mean
 
 __all__ = ["REPAIRS", "SKIP_VARIABLE", "Repair", "RepairStatus", "apply_all", "status"]
 
-REPAIRS: tuple[Repair, ...] = (*_SINGLE, *_PARALLEL)
+REPAIRS: tuple[Repair, ...] = (*_SINGLE, *_PARALLEL, *_ERRORS)
 SKIP_VARIABLE = "PARLAI_SAFETY_SKIP_REPAIRS"
 
 _states: dict[str, str] = {}

@@ -33,9 +33,8 @@ def eval_worker(*args: Any, **kwargs: Any) -> Any:
 
 
 def _run_registered(module: str, *args: Any, **kwargs: Any) -> Any:
-    from parlai_safety import plugin
-
-    plugin.register()
+    # By name, because the plugin stands above this module: it imports us.
+    importlib.import_module("parlai_safety.plugin").register()
     importlib.import_module(module)
     try:
         return _originals[module](*args, **kwargs)

@@ -5,18 +5,18 @@ of turn collected for Bot-Adversarial Dialogue (Xu et al. 2021, "Bot-Adversarial
 Agents", NAACL), in mild and clearly artificial form: invented groups, nameless roles, cartoon insults. Nothing is
 copied from that data set.
 
-Each context carries safe and unsafe replies. Some two in five are short answers that agree or disagree: the last human
-turn decides which of the two is unsafe. Many of the longer replies come in pairs of nearly the same words. A judge
-that reads single words of the reply alone therefore stays well below one that reads the context too.
+Each context carries safe and unsafe replies. About a third are short answers that agree or disagree: the last human
+turn decides which of the two is unsafe. Half of the contexts hold a pair of longer replies of nearly the same words.
+Single words of the reply therefore do not give the label away.
 
-Left out: strong or realistic abuse, real groups, and unsafe replies to turns that nobody meant as a trap.
+Left out: strong or realistic abuse, real groups, and any claim that these turns are as varied as collected ones.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from parlai_safety.corpus import (
@@ -29,6 +29,7 @@ from parlai_safety.corpus import (
 from parlai_safety.corpus import text_adversarial_replies as shared
 from parlai_safety.corpus import text_adversarial_slots as slots
 from parlai_safety.corpus import text_adversarial_turns as turns
+from parlai_safety.corpus.near import jaccard, tokens
 from parlai_safety.corpus.records import AdversarialExchange, Label, Reply, Style
 from parlai_safety.corpus.text_adversarial_frame import Closing, Domain, Frame, Stance
 from parlai_safety.errors import SafetyError
@@ -172,26 +173,15 @@ def build(seed: int) -> list[AdversarialExchange]:
     return exchanges
 
 
-def tokens_of(context: Sequence[str]) -> frozenset[str]:
-    """The set of lower-case words of a context, without punctuation."""
-    return frozenset(re.findall(r"[a-z0-9'-]+", " ".join(context).lower()))
-
-
-def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """Size of the intersection over size of the union, in [0, 1]; 1 for two empty sets."""
-    union = len(first | second)
-    return len(first & second) / union if union else 1.0
-
-
 def _contexts(frame: Frame, rng: random.Random, seen: set[tuple[str, ...]]) -> Iterator[_Context]:
     """Distinct contexts of one frame that are not near-duplicates of each other."""
     lengths = _lengths(rng)
-    kept: list[frozenset[str]] = []
+    kept: list[set[str]] = []
     for length in lengths:
         for _ in range(_ATTEMPTS_PER_CONTEXT):
             context = _fill_context(frame, length, rng)
-            tokens = tokens_of(context.turns)
-            if tuple(context.turns) not in seen and not any(_near(tokens, other) for other in kept):
+            words = set(tokens(" ".join(context.turns)))
+            if tuple(context.turns) not in seen and not any(_near(words, other) for other in kept):
                 break
         else:
             raise SafetyError(
@@ -200,11 +190,11 @@ def _contexts(frame: Frame, rng: random.Random, seen: set[tuple[str, ...]]) -> I
                 "Write more closing turns for it, or give them more slots",
             )
         seen.add(tuple(context.turns))
-        kept.append(tokens)
+        kept.append(words)
         yield context
 
 
-def _near(first: frozenset[str], second: frozenset[str]) -> bool:
+def _near(first: set[str], second: set[str]) -> bool:
     return min(len(first), len(second)) >= MIN_TOKENS_COMPARED and jaccard(first, second) >= MAX_JACCARD
 
 

@@ -52,9 +52,11 @@ class SafetyDoctor(ParlaiScript):
         counts = ", ".join(f"{len(items)} {kind}" for kind, items in everything().items())
         say(f"registered  {counts if registered else 'NOT registered: type python -m parlai_safety instead of parlai'}")
         say(f"hook        {_hook()}")
-        say("\nrepairs of ParlAI 1.7.2 (archived) for today's libraries")
+        say("\nrepairs of ParlAI 1.7.2 (archived): what a user would see without them")
         for status in compat.status():
-            say(f"  {status.name:<22} {status.state:<34} {status.symptom}")
+            state = "waits" if status.state.startswith("waiting") else status.state
+            say(f"  {status.name:<22} {state:<10} {status.symptom}")
+        say("  (a repair that waits is applied when ParlAI imports the module that it is for)")
         say("\noptional parts")
         for extra, (module, purpose) in _OPTIONAL.items():
             found = importlib.util.find_spec(module) is not None

@@ -188,7 +188,9 @@ def weights(model_file: Path) -> dict[str, torch.Tensor]:
 
 
 def test_options_reach_the_loss(talk, tmp_path):
-    loop, _ = run(**options(talk, tmp_path / "m" / "model", ct_loss_weight=0.25, cringe_k=2, cringe_detach_positive=True))
+    loop, _ = run(
+        **options(talk, tmp_path / "m" / "model", ct_loss_weight=0.25, cringe_k=2, cringe_detach_positive=True)
+    )
     assert loop.agent.cringe.cringe_alpha == 0.25
     assert loop.agent.cringe.cringe_k == 2
     assert loop.agent.cringe.cringe_detach_positive is True
@@ -197,7 +199,9 @@ def test_options_reach_the_loss(talk, tmp_path):
 def test_the_saved_opt_names_the_dotted_path_and_loads_without_our_hook(talk, tmp_path):
     model_file = tmp_path / "m" / "model"
     run(**options(talk, model_file))
-    assert json.loads(Path(f"{model_file}.opt").read_text())["model"] == "parlai_safety.agents.cringe.cringe:CringeAgent"
+    assert (
+        json.loads(Path(f"{model_file}.opt").read_text())["model"] == "parlai_safety.agents.cringe.cringe:CringeAgent"
+    )
     code = (
         "import sys; from parlai.core.agents import create_agent_from_model_file as load;"
         f"agent = load({str(model_file)!r}); assert 'parlai_safety.plugin' not in sys.modules;"
@@ -225,7 +229,9 @@ def test_a_checkpoint_of_another_agent_is_refused_and_kept(talk, tmp_path):
     judge = options(talk, model_file, model="safety:judge", task="safety:file:classifier")
     run(**judge)
     before = {path.name: path.read_bytes() for path in model_file.parent.iterdir()}
-    with pytest.raises(SafetyError, match="holds a checkpoint of the agent 'parlai_safety.agents.judge.judge:JudgeAgent'"):
+    with pytest.raises(
+        SafetyError, match="holds a checkpoint of the agent 'parlai_safety.agents.judge.judge:JudgeAgent'"
+    ):
         run(**options(talk, model_file))
     assert {path.name: path.read_bytes() for path in model_file.parent.iterdir()} == before
 

@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -23,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from parlai_safety.corpus import adversarial
 from parlai_safety.corpus import text_adversarial_replies as shared
 from parlai_safety.corpus import text_adversarial_slots as slots
+from parlai_safety.corpus.near import near_pairs, tokens
 from parlai_safety.corpus.records import STYLES, AdversarialExchange
 from parlai_safety.corpus.text_adversarial_frame import Closing, Frame, hostile
 from parlai_safety.errors import SafetyError
@@ -210,24 +210,13 @@ def test_agree_and_disagree_do_not_overlap():
         assert not set(shared.CORE[shape][1]) & {*answers, *shared.AGREE_ANY}
 
 
-def test_no_near_duplicates(exchanges):
-    """No context of eight or more words shares four fifths of its words with another one, in any family."""
-    tokens = [adversarial.tokens_of(exchange["context"]) for exchange in exchanges]
-    tokens = [words for words in tokens if len(words) >= adversarial.MIN_TOKENS_COMPARED]
-    counts = CountVectorizer(analyzer=sorted, binary=True, dtype=np.float32).fit_transform(tokens)
-    both = (counts @ counts.T).toarray()
-    sizes = np.asarray(counts.sum(axis=1))
-    similarity = both / (sizes + sizes.T - both)
-    np.fill_diagonal(similarity, 0.0)
-    n_near = int((similarity.max(axis=1) >= adversarial.MAX_JACCARD).sum())
-    assert n_near <= 0.01 * len(tokens)
-
-
-def test_jaccard():
-    """{a, b, c} and {b, c, d} share two of four words."""
-    assert adversarial.jaccard(frozenset("abc"), frozenset("bcd")) == 0.5
-    assert adversarial.jaccard(frozenset(), frozenset()) == 1.0
-    assert adversarial.tokens_of(["The Vorn-9 robots?", "It's the"]) == {"the", "vorn-9", "robots", "it's"}
+def test_near_duplicates_are_rare(exchanges):
+    """Of the contexts of eight or more words, hardly one shares four fifths of its words with another one."""
+    texts = [" ".join(exchange["context"]) for exchange in exchanges]
+    texts = [text for text in texts if len(set(tokens(text))) >= adversarial.MIN_TOKENS_COMPARED]
+    assert len(texts) >= 2600
+    near = {index for pair in near_pairs(texts, adversarial.MAX_JACCARD) for index in pair}
+    assert len(near) <= 0.01 * len(texts)
 
 
 def test_single_words_of_the_reply_are_not_enough(exchanges):

@@ -177,10 +177,10 @@ def test_single_words_do_not_give_the_label_away(measured):
 
 
 def test_near_duplicate_bot_turns_stay_below_the_measured_share(measured):
-    assert measured.ordinary["train"].near_share < 0.52  # measured 0.48: material meets again in other frames
-    assert measured.ordinary["test"].near_share < 0.20  # measured 0.16
-    assert measured.adversarial["train"].near_share < 0.80  # measured 0.75: short answers are meant to recur
-    assert measured.test_turns_seen_in_train < 0.45  # measured 0.41
+    assert measured.ordinary["train"].near_share < 0.52  # measured 0.49: material meets again in other frames
+    assert measured.ordinary["test"].near_share < 0.16  # measured 0.13
+    assert measured.adversarial["train"].near_share < 0.78  # measured 0.75: short answers are meant to recur
+    assert measured.test_turns_seen_in_train < 0.40  # measured 0.37
 
 
 def test_no_forbidden_content(corpus):

@@ -180,7 +180,15 @@ def test_chat_history_and_limit(small_data):
 def test_the_split_of_a_conversation_never_changes():
     """These are promises to published numbers: a changed hash would move conversations between splits."""
     elsewhere = {f"talk {i}": split_of(f"talk {i}") for i in range(24) if split_of(f"talk {i}") != "train"}
-    assert elsewhere == {"talk 5": "valid", "talk 7": "valid", "talk 9": "test", "talk 14": "test", "talk 18": "valid", "talk 20": "test", "talk 21": "test"}
+    assert elsewhere == {
+        "talk 5": "valid",
+        "talk 7": "valid",
+        "talk 9": "test",
+        "talk 14": "test",
+        "talk 18": "valid",
+        "talk 20": "test",
+        "talk 21": "test",
+    }
 
 
 def test_real_data_have_the_documented_sizes(real_data):

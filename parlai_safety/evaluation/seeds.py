@@ -1,0 +1,98 @@
+"""Several runs of one job as one Markdown table: every run, and the mean over seeds with its interval.
+
+The interval of a mean is Student's t over runs: it tells how much training varies, which the interval of one run, over
+contexts, cannot. Nothing here imports ParlAI.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.statistics import mean_interval
+
+
+def results_table(runs: Sequence[str | Path]) -> str:
+    """The table of the `report.json` in each run folder.
+
+    Args:
+        runs: folders of finished runs that compare the same systems.
+
+    Raises:
+        SafetyError: a folder has no report, or the runs compare different systems.
+    """
+    reports = [_read(Path(run)) for run in runs]
+    names = [system["name"] for system in reports[0]["systems"]]
+    for run, report in zip(runs, reports, strict=True):
+        found = [system["name"] for system in report["systems"]]
+        if found != names:
+            raise SafetyError(
+                f"The run {str(run)!r} compares {found}, the first one {names}",
+                "A mean over seeds needs the same systems in every run",
+                "Name runs of one recipe only",
+            )
+    lines = [
+        "| system | seed | unsafe, grader [95 %] | unsafe, labeller | n | unscored | perplexity | F1 | distinct-2 "
+        "| canned | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for index, name in enumerate(names):
+        systems = [report["systems"][index] for report in reports]
+        lines += [_row(name, report["seed"], system) for report, system in zip(reports, systems, strict=True)]
+        if len(systems) > 1:
+            lines.append(_mean_row(name, systems))
+    return "\n".join(lines)
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / "report.json"
+    if not path.is_file():
+        raise SafetyError(
+            f"There is no report.json in {str(run)!r}",
+            "The table is made from the reports of finished runs",
+            "Run parlai safety_demo --out with that folder first",
+        )
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
+
+
+def _row(name: str, seed: Any, system: dict[str, Any]) -> str:
+    low, high = system["unsafe_interval"] or (None, None)
+    rate = f"{_percent(system['unsafe_rate'])} [{_percent(low)}, {_percent(high)}]"
+    labelled = _percent(system["extra"].get("unsafe_rate_by_labeller"))
+    return (
+        f"| {name} | {seed} | {rate} | {labelled} | {system['n']} | {system['unscored']} "
+        f"| {_number(system['perplexity'], 1)} | {_number(system['f1'], 3)} | {_number(system['distinct_2'], 3)} "
+        f"| {_percent(system['canned_rate'])} | {_number(system['seconds'], 0)} |"
+    )
+
+
+def _mean_row(name: str, systems: Sequence[dict[str, Any]]) -> str:
+    def mean(values: list[float | None], scale: float, digits: int, unit: str) -> str:
+        known = [value * scale for value in values if value is not None]
+        if len(known) < len(values):
+            return "unscored in some run"
+        interval = mean_interval(known)
+        spread = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval else ""
+        return f"{sum(known) / len(known):.{digits}f}{unit}{spread}"
+
+    labelled = [system["extra"].get("unsafe_rate_by_labeller") for system in systems]
+    return (
+        f"| **{name}** | mean | **{mean([s['unsafe_rate'] for s in systems], 100, 1, ' %')}** "
+        f"| {mean(labelled, 100, 1, ' %')} | {sum(s['n'] for s in systems)} | {sum(s['unscored'] for s in systems)} "
+        f"| {mean([s['perplexity'] for s in systems], 1, 1, '')} | {mean([s['f1'] for s in systems], 1, 3, '')} "
+        f"| {mean([s['distinct_2'] for s in systems], 1, 3, '')} "
+        f"| {mean([s['canned_rate'] for s in systems], 100, 1, ' %')} "
+        f"| {mean([s['seconds'] for s in systems], 1, 0, '')} |"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "unscored" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"

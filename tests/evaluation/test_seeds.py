@@ -1,0 +1,41 @@
+"""The table over seeds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.seeds import results_table
+
+
+def run(tmp_path, seed, rate, name="base"):
+    system = {"name": name, "unsafe_rate": rate, "unsafe_interval": None if rate is None else [0.1, 0.9], "n": 10}
+    system |= {"unscored": 0, "perplexity": 20.0 + seed, "f1": 0.1, "distinct_2": 0.5, "canned_rate": 0.0}
+    system |= {"seconds": 5.0, "extra": {"unsafe_rate_by_labeller": 0.5}}
+    folder = tmp_path / str(seed)
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps({"seed": seed, "systems": [system]}))
+    return folder
+
+
+def test_rows_and_mean(tmp_path):
+    """Mean of 20 %, 40 %: 30 %; t interval with one degree of freedom: 30 -+ 12.706 * 14.142 / sqrt(2) = 127.1."""
+    table = results_table([run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.4)])
+    lines = table.splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith("| base | 1 | 20.0 % [10.0 %, 90.0 %] | 50.0 % | 10 | 0 | 21.0 | 0.100 |")
+    assert "**30.0 % [-97.1, 157.1]**" in lines[4] and "| 20 |" in lines[4] and "21.5 [" in lines[4]
+
+
+def test_an_unscored_run_makes_no_mean(tmp_path):
+    table = results_table([run(tmp_path, 1, 0.2), run(tmp_path, 2, None)])
+    assert "unscored in some run" in table.splitlines()[4]
+
+
+def test_different_systems_and_missing_reports_are_refused(tmp_path):
+    with pytest.raises(SafetyError, match="the first one"):
+        results_table([run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.2, name="other")])
+    with pytest.raises(SafetyError, match="no report.json"):
+        results_table([tmp_path / "none"])

@@ -1,0 +1,188 @@
+"""The main job in small: it ends with a report, resumes after an interruption, and refuses another run's folder."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import yaml
+
+from parlai_safety import resources
+from parlai_safety.errors import SafetyError
+from parlai_safety.judges.verdict import scored, unscored
+from parlai_safety.loops import demo, training
+from parlai_safety.loops.demo import Recipe, balanced, run_demo, score
+from parlai_safety.loops.sources import spread
+from parlai_safety.loops.stages import Run
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The shipped recipe with a model and steps that take seconds."""
+    content = yaml.safe_load(resources.recipe("cringe/demo").read_text())
+    content["vocabulary"] = 400
+    content["model"] |= {"n_layers": 1, "embedding_size": 16, "ffn_size": 16, "n_heads": 2}
+    content["base"]["steps"], content["cringe"]["steps"] = 6, 4
+    content["iteration"] |= {"contexts": 60, "steps": 4}
+    content["evaluation"] |= {"adversarial": 12, "ordinary": 6}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    """Judges of a small part of the corpus, trained once: the job's own take half a minute."""
+    from parlai_safety.judges.data import tiny_examples
+    from parlai_safety.judges.recipe import train_two_judges
+
+    folder = tmp_path_factory.mktemp("judges")
+    return train_two_judges(tiny_examples("train")[::8], seed=1, folder=folder), folder
+
+
+@pytest.fixture
+def quick_judges(judges, monkeypatch):
+    import shutil
+
+    two, made = judges
+
+    def copy(examples, seed, folder):
+        for path in made.iterdir():
+            shutil.copy(path, folder)
+        return two._replace(labeller_path=folder / "labeller.npz", grader_path=folder / "grader.npz")
+
+    monkeypatch.setattr(demo, "train_two_judges", copy)
+
+
+def test_the_job_resumes_where_it_was_stopped(recipe, tmp_path, quick_judges, monkeypatch):
+    """Stopped inside CRINGE's training and inside generation, it still ends with a whole report."""
+    job = {"recipe_path": recipe, "out": tmp_path / "run", "seed": 5, "data": None, "command": "parlai safety_demo"}
+    steps = []
+    original = training.TrainLoop.train_steps
+
+    def stop_in_cringe(self):
+        for report in original(self):
+            steps.append(self._train_steps)
+            yield report
+            if "cringe/model" in self.opt["model_file"]:
+                raise KeyboardInterrupt
+
+    content = yaml.safe_load(recipe.read_text())
+    content["cringe"]["steps"] = 30
+    recipe.write_text(yaml.safe_dump(content))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.TrainLoop, "train_steps", stop_in_cringe)
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(**job)
+    assert (tmp_path / "run" / "base" / "done.json").is_file()
+    assert (tmp_path / "run" / "cringe" / "model.checkpoint").is_file()
+    assert not (tmp_path / "run" / "cringe" / "done.json").exists()
+
+    replies = demo.replies
+    with monkeypatch.context() as patch:
+
+        def stop_in_replies(agent, contexts, **more):
+            yield from list(replies(agent, contexts[:20], **more))
+            raise KeyboardInterrupt
+
+        patch.setattr(demo, "replies", stop_in_replies)
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(**job)
+    assert len((tmp_path / "run" / "replies" / "generated.part.jsonl").read_text().splitlines()) == 20
+
+    asked = []
+    with monkeypatch.context() as patch:
+
+        def count(agent, contexts, **more):
+            asked.append(len(contexts))
+            yield from replies(agent, contexts, **more)
+
+        patch.setattr(demo, "replies", count)
+        report = run_demo(**job)
+    assert asked[0] == 40, "the twenty replies that were there are not asked for again"
+    assert [system.name for system in report.systems] == ["base", "CRINGE", "CRINGE iterated"]
+
+    content = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {"systems", "judge", "seed", "versions"} <= set(content)
+    for system in content["systems"]:
+        assert {"name", "unsafe_rate", "unsafe_interval", "n", "unscored", "perplexity", "f1", "distinct_2"} <= set(
+            system
+        )
+        assert {"canned_rate", "seconds"} <= set(system)
+        assert system["n"] + system["unscored"] == 12
+        assert system["perplexity"] > 1
+    assert (tmp_path / "run" / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+    again = run_demo(**job)
+    assert [s.unsafe_rate for s in again.systems] == [s.unsafe_rate for s in report.systems]
+    with pytest.raises(SafetyError, match="holds a run with other settings"):
+        run_demo(**{**job, "seed": 6})
+
+
+def test_a_foreign_folder_is_not_written_to(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(SafetyError, match="holds no run of ours"):
+        Run(tmp_path, {"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_stage_counts_the_seconds_of_all_its_calls(tmp_path):
+    run = Run(tmp_path / "run", {})
+    (tmp_path / "run" / "s").mkdir()
+    (tmp_path / "run" / "s" / "seconds.json").write_text("100.0")
+    assert run.stage("s", lambda folder: {"x": 1})["seconds"] >= 100
+    assert run.stage("s", lambda folder: pytest.fail("done already"))["x"] == 1
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{vocabulary: 3}", "a: [", ""])
+def test_a_bad_recipe_is_refused(tmp_path, content):
+    path = tmp_path / "r.yaml"
+    path.write_text(content)
+    with pytest.raises(SafetyError, match="The recipe"):
+        Recipe.read(path)
+
+
+def test_an_unknown_recipe_suggests_its_neighbours():
+    with pytest.raises(SafetyError, match="Did you mean 'cringe/demo'"):
+        resources.recipe("cringe/demmo")
+
+
+def test_every_shipped_recipe_reads():
+    recipes = sorted(resources.folder("projects").rglob("*.yaml"))
+    assert len(recipes) == 2
+    for path in recipes:
+        Recipe.read(path)
+
+
+def test_balance_two_copies_and_no_unscored():
+    """Six safe (four of them one text), three unsafe, one unscored: three of each kind are kept."""
+    said = ["ok", "OK.", "ok!", "the ok", "fine", "well", "bad", "worse", "worst", None]
+    verdicts = [scored(0.1)] * 6 + [scored(0.9)] * 3 + [unscored("no reply")]
+    chosen = balanced(said, verdicts, 0.5, random.Random(1))
+    assert sum(i >= 6 for i in chosen) == 3 and sum(i < 6 for i in chosen) == 3
+    assert sum(i < 4 for i in chosen) <= 2 and 9 not in chosen
+    assert chosen == balanced(said, verdicts, 0.5, random.Random(1))
+    draws = {tuple(balanced(said, verdicts, 0.5, random.Random(seed))) for seed in range(20)}
+    assert len(draws) > 1, "the sample depends on the seed"
+
+
+def test_balance_of_one_kind_is_empty():
+    assert balanced(["a", "b"], [scored(0.1)] * 2, 0.5, random.Random(1)) == []
+
+
+def test_a_missing_reply_is_unscored_never_safe():
+    class Judge:
+        spec, threshold = "test", 0.5
+
+        def score(self, replies, contexts, speakers):
+            assert list(replies) == ["a", "c"] and speakers == ["bot", "bot"]
+            return [scored(0.0), scored(1.0)]
+
+    verdicts = score(Judge(), ["a", None, "c"], [["x"], ["y"], ["z"]])
+    assert [v.p_unsafe for v in verdicts] == [0.0, None, 1.0] and verdicts[1].reason
+
+
+def test_spread_takes_both_ends_of_the_list():
+    assert spread(list(range(10)), 4) == [0, 2, 5, 7]
+    assert spread([1, 2], 5) == [1, 2]
