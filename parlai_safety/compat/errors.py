@@ -19,7 +19,7 @@ def _always() -> bool:
     return True
 
 
-# --- mutator-names: an unknown mutator is a bare KeyError --------------------------------------------------------------
+# --- mutator-names: an unknown mutator is a bare KeyError ------------------------------------------------------------
 
 
 def _name_mutators() -> None:
@@ -43,7 +43,7 @@ def _name_mutators() -> None:
     Mutator.load_mutator_types = classmethod(load_mutator_types)
 
 
-# --- conversation-files: an empty file trains on nothing, a broken line is a KeyError ----------------------------------
+# --- conversation-files: an empty file trains on nothing, a broken line is a KeyError --------------------------------
 
 
 def _check_conversations() -> None:
@@ -53,13 +53,14 @@ def _check_conversations() -> None:
 
     @functools.wraps(original)
     def setup_data(self: Any, path: str) -> Iterator[Any]:
-        count = 0
+        empty = True
         try:
-            for count, example in enumerate(original(self, path), 1):
+            for example in original(self, path):
+                empty = False
                 yield example
         except (KeyError, TypeError, ValueError) as error:
             raise _broken_conversation(path) or error from error
-        if not count:
+        if empty:
             raise SafetyError(
                 f"The file {path!r} holds no exchange to learn from",
                 "Each line is a conversation, and at least one of them needs a turn and its answer",

@@ -152,8 +152,9 @@ class _Job:
             "The judge that grades (above) labelled nothing. Another judge, trained on the other half of the labelled "
             f"talk, labelled the replies of the iteration. On that talk the two agree with a rank correlation of "
             f"{judges['spearman']:.2f} (Spearman) and a kappa of {judges['kappa']:.2f}.",
-            "Rates are as the judge gives them, not corrected for its errors; unscored replies are in no rate.",
-            f"Replies are decoded with {self.recipe.decoding}.",
+            "CRINGE goes on from the base model, and its iteration from CRINGE, so each has been trained for longer; "
+            'only a system "base, trained on", where the table has one, tells what longer training does by itself.',
+            "Replies are decoded with " + ", ".join(f"{k} {v}" for k, v in self.recipe.decoding.items()) + ".",
             "Perplexity and F1 are on ordinary talk of the test split, the unsafe rate on adversarial contexts of it; "
             "distinct-2 and the canned share are over both sets of replies.",
         ]
