@@ -1,6 +1,6 @@
 """The one module that touches ParlAI's registries.
 
-`register()` makes `-m safety:<agent>`, `-t safety:<task>`, `--mutators safety_<name>`, `-mf zoo:<name>` and
+`register()` makes `-m safety:<agent>`, `-t safety:<task>`, `--mutators safety_<name>`, `-mf zoo:safety/<name>` and
 `parlai safety_<command>` known. It is idempotent, and it imports nothing that ParlAI's own start does not.
 Nothing imports this module but the hook in the namespace `parlai_internal`, our own command line, spawned training
 processes and the tests.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from parlai_safety import compat, inventory
@@ -42,6 +43,9 @@ def register(*, commands: bool = False) -> None:
                 ) from error
             raise
         REGISTERED_REPOS.setdefault(PREFIX, {"repo": "parlai_safety", "source": "pip install parlai_safety"})
+        import parlai.zoo
+
+        parlai.zoo.__path__.append(str(Path(__file__).parent / "modelzoo"))
         compat.apply_all()
         _done.add("repo")
     if commands and "commands" not in _done:

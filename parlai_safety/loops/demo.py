@@ -36,7 +36,7 @@ from parlai_safety.files import completed, read_jsonl, write_jsonl
 from parlai_safety.judges.recipe import card_path, train_two_judges
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
-from parlai_safety.loops.sources import FolderSource, Source, TinySource, distinct_contexts, spread
+from parlai_safety.loops.sources import Source, distinct_contexts, source_of, spread
 from parlai_safety.loops.stages import Run
 from parlai_safety.loops.training import quiet, train
 
@@ -98,7 +98,7 @@ def run_demo(*, recipe_path: Path, out: Path, seed: int, data: Path | None, comm
         The report; `report.html`, `report.json` and `report.md` are in the run folder.
     """
     recipe = Recipe.read(recipe_path)
-    source: Source = TinySource() if data is None else FolderSource(data.resolve(), **recipe.real_data)
+    source = source_of(data, **recipe.real_data)
     settings = {"recipe": vars(recipe), "seed": seed, "data": source.hashes, "version": __version__}
     job = _Job(Run(out, json.loads(json.dumps(settings))), recipe, source, seed)
     return job.report(command)

@@ -134,6 +134,13 @@ class FolderSource(Source):
         return [example for example in examples if split_of(example.conversation) == "train"]
 
 
+def source_of(folder: Path | None, *, chat_max_dialogues: int | None = None, labels_weight: float = 1.0) -> Source:
+    """The source that a user's `--data` names: a folder, or the corpus that ships where it is None."""
+    if folder is None:
+        return TinySource()
+    return FolderSource(folder.resolve(), chat_max_dialogues=chat_max_dialogues, labels_weight=labels_weight)
+
+
 def distinct_contexts(rows: Iterator[Row]) -> list[list[str]]:
     """The contexts of rows, each once, in order of first appearance."""
     return [list(context) for context in dict.fromkeys(tuple(row.context) for row in rows)]

@@ -1,9 +1,14 @@
 #!/bin/sh
-# The numbers of results.md: real data, three seeds, one table. Usage: sh projects/cringe/run.sh FOLDER_OF_REAL_DATA
+# The numbers of results.md: real data, three seeds at once with one thread each, one table at the end.
+# Usage: sh projects/cringe/run.sh FOLDER_OF_REAL_DATA      (called again after an interruption, it goes on)
 set -eu
 data=${1:?name the folder that holds safety_labels.jsonl.gz and ordinary_dialogue.jsonl.gz}
 parlai=${PARLAI:-.venv/bin/parlai}
+mkdir -p runs
 for seed in 1 2 3; do
-  "$parlai" safety_demo --recipe cringe/real --data "$data" --seed "$seed" --out "runs/cringe-real-$seed"
+  out=runs/cringe-real-$seed
+  OMP_NUM_THREADS=1 "$parlai" safety_demo --recipe cringe/real --data "$data" --seed "$seed" --out "$out" \
+    >"$out.log" 2>&1 &
 done
+wait
 "$parlai" safety_results --runs runs/cringe-real-1 runs/cringe-real-2 runs/cringe-real-3

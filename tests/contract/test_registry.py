@@ -20,7 +20,7 @@ from parlai_safety.judges.spec import parse
 from tests.conftest import ROOT
 
 EVERYTHING = inventory.everything()
-EXPECTED = {"agents": 2, "tasks": 17, "mutators": 3, "judges": 3, "commands": 4}
+EXPECTED = {"agents": 2, "tasks": 17, "mutators": 3, "judges": 3, "commands": 5}
 
 
 def names(kind: str) -> list[str]:
