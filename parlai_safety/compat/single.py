@@ -247,6 +247,30 @@ def _mend_epochs() -> None:
     TrainLoop.__init__ = init
 
 
+# --- resumed-evaluation: after a resume, the closing evaluation loads the checkpoint and not the model just saved -----
+
+
+def _checkpoint_is_kept() -> bool:
+    from parlai.core.torch_agent import TorchAgent
+
+    return ".checkpoint" in TorchAgent._get_init_model.__code__.co_consts
+
+
+def _mend_resumed_evaluation() -> None:
+    from parlai.scripts.train_model import TrainLoop
+
+    original = TrainLoop.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, opt: Any) -> None:
+        original(self, opt)
+        # The agent is built by now. What the loop builds at its end is to be the model that it has just saved.
+        if opt.get("model_file") and opt.get("init_model") == f"{opt['model_file']}.checkpoint":
+            self.opt["init_model"] = None
+
+    TrainLoop.__init__ = init
+
+
 # --- byte-bpe: decoding asserts that every text begins with a space --------------------------------------------------
 
 
@@ -355,6 +379,14 @@ REPAIRS = (
         lazy="parlai.scripts.train_model",
         needed=_epochs_come_late,
         apply=_mend_epochs,
+    ),
+    Repair(
+        name="resumed-evaluation",
+        symptom="The closing evaluation of a resumed training is that of the checkpoint, not of the trained model.",
+        where="parlai/scripts/train_model.py:TrainLoop.train_steps",
+        lazy="parlai.scripts.train_model",
+        needed=_checkpoint_is_kept,
+        apply=_mend_resumed_evaluation,
     ),
     Repair(
         name="byte-bpe",

@@ -184,7 +184,7 @@ def test_unknown_name_to_skip(monkeypatch):
 
 
 def test_names_are_unique_and_texts_whole():
-    assert len(set(NAMES)) == len(NAMES) == 13
+    assert len(set(NAMES)) == len(NAMES) == 14
     for repair in compat.REPAIRS:
         assert repair.symptom.endswith(".") and "\n" not in repair.symptom
         file, function = repair.where.split(":")

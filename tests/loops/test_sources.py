@@ -1,0 +1,40 @@
+"""What is measured on was never learnt from: neither by the judges nor by the generator."""
+
+from __future__ import annotations
+
+import pytest
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.judges.data import halves
+from parlai_safety.loops.sources import distinct_contexts, source_of
+
+
+def check_no_leak(source) -> None:
+    examples = source.judge_examples(seed=1)
+    learnt = {tuple(example.context) for example in examples if example.unsafe or not example.source.startswith("ord")}
+    trained = {tuple(context) for context in distinct_contexts(source.adversarial("train"))}
+    tested = {tuple(context) for context in distinct_contexts(source.adversarial("test"))}
+    assert len(tested) >= 400
+    assert not tested & learnt and not tested & trained
+    first, second = halves(examples, 1)
+    assert not {e.conversation for e in first} & {e.conversation for e in second}
+    assert {e.unsafe for e in first} == {e.unsafe for e in second} == {True, False}
+
+
+def test_the_shipped_corpus_has_no_leak():
+    check_no_leak(source_of(None))
+
+
+def test_real_data_have_no_leak(real_data):
+    check_no_leak(source_of(real_data, chat_max_dialogues=200))
+
+
+def test_real_contexts_are_answered_by_the_bot(real_data):
+    rows = list(source_of(real_data).adversarial("test"))
+    assert {row.fields["speaker"] for row in rows} == {"bot"}
+    assert all(row.context for row in rows)
+
+
+def test_a_folder_without_the_files_is_refused(tmp_path):
+    with pytest.raises(SafetyError, match="There is no file safety_labels.jsonl.gz"):
+        source_of(tmp_path)
