@@ -266,7 +266,7 @@ def _mend_resumed_evaluation() -> None:
         original(self, opt)
         # The agent is built by now. What the loop builds at its end is to be the model that it has just saved.
         if opt.get("model_file") and opt.get("init_model") == f"{opt['model_file']}.checkpoint":
-            self.opt["init_model"] = None
+            self.opt["init_model"] = opt["model_file"]
 
     TrainLoop.__init__ = init
 
