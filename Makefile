@@ -3,6 +3,7 @@
 #
 #   make setup                      the environment alone
 #   make demo DATA=../shared/data   the main job on real data (a folder with the files that the README describes)
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu   a CPU build of torch where the default is CUDA's
 #   make test-fast                  the tests without the slow ones (environments, two processes, README commands)
 #   make lint                       ruff, mypy, import-linter, codespell
 
@@ -22,8 +23,10 @@ setup: .venv/ready
 # torch comes first and with its own dependencies, so that a CUDA machine gets a CUDA build. All else is pinned and
 # installed without resolving, because ParlAI's own pins cannot be met beside it.
 .venv/ready: requirements/lock.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 14) else "$(PYTHON) is Python %d.%d. This package runs on Python 3.10 to 3.13. Type for example: make PYTHON=python3.11 $(or $(MAKECMDGOALS),setup)" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/lock.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/lock.txt $(TORCH) \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

@@ -30,28 +30,6 @@ class SafetyError(Exception):
         return type(self), (self.got, self.why, self.instead)
 
 
-class MissingPartError(SafetyError):
-    """An optional package is not installed.
-
-    Args:
-        package: the module that could not be imported.
-        purpose: what it is needed for, as in "Reading Parquet files".
-        extra: the extra of ours that brings it, as in "hf".
-    """
-
-    def __init__(self, package: str, purpose: str, extra: str) -> None:
-        self.package, self.purpose, self.extra = package, purpose, extra
-        super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed",
-            f"It is an optional part of parlai_safety (extra [{extra}]) and is imported only where it is used",
-            f"Install it with: pip install 'parlai_safety[{extra}]'",
-        )
-
-    def __reduce__(self) -> tuple[type[MissingPartError], tuple[str, str, str]]:  # type: ignore[override]
-        """Pickle by this class's own arguments."""
-        return type(self), (self.package, self.purpose, self.extra)
-
-
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """A closing sentence that names the nearest known names, or `otherwise` where nothing is near."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

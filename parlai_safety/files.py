@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -77,32 +78,95 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
         )
     opener = gzip.open if path.suffix == ".gz" else open
     count = 0
-    with opener(path, "rt", encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SafetyError(
-                    f"Line {number} of {str(path)!r} is not JSON ({error.msg} at column {error.colno})",
-                    "Every line must be one whole JSON object, and a broken line may hide lost data",
-                    f"Mend or remove line {number} (sed -n {number}p shows it) and run the command again",
-                ) from error
-            if not isinstance(row, dict):
-                raise SafetyError(
-                    f"Line {number} of {str(path)!r} holds a JSON {type(row).__name__}",
-                    "Every line must be one JSON object, with the field names of the format",
-                    f"Write line {number} as {{...}} and run the command again",
-                )
-            count += 1
-            yield row
+    try:
+        with opener(path, "rt", encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    count += 1
+                    yield _object(line, number, path)
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SafetyError(
+            f"The file {str(path)!r} cannot be read to its end ({error})",
+            "It must be UTF-8 text, whole, and compressed by gzip if its name ends in .gz",
+            "Copy the file again, or save it as UTF-8",
+        ) from error
     if not count:
         raise SafetyError(
             f"The file {str(path)!r} holds no rows",
             "There is nothing to learn from or to judge in an empty file",
             "Name a file with at least one JSON object a line",
         )
+
+
+def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SafetyError(
+            f"Line {number} of {str(path)!r} is not JSON ({error.msg} at column {error.colno})",
+            "Every line must be one whole JSON object, and a broken line may hide lost data",
+            f"Mend or remove line {number} (sed -n {number}p shows it) and run the command again",
+        ) from error
+    if not isinstance(row, dict):
+        raise SafetyError(
+            f"Line {number} of {str(path)!r} holds a JSON {type(row).__name__}",
+            "Every line must be one JSON object, with the field names of the format",
+            f"Write line {number} as {{...}} and run the command again",
+        )
+    # JSON can spell half of a character ("\\ud800"), which no file and no tokeniser can hold.
+    if "\\u" in line and not _is_text(json.dumps(row, ensure_ascii=False)):
+        raise SafetyError(
+            f"Line {number} of {str(path)!r} holds a lone surrogate, which is half a character",
+            "It cannot be written as UTF-8, and a tokeniser would stop at it",
+            f"Remove the \\ud... escape from line {number} and run the command again",
+        )
+    return row
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def row_field(row: dict[str, Any], name: str, kind: type[Any], where: str) -> Any:
+    """A field of a row, of the wanted type.
+
+    Args:
+        row: a JSON object.
+        name: the field.
+        kind: str, list, int, ...
+        where: names the row for the error text, as in "Row 3 of 'talk.jsonl'".
+
+    Raises:
+        SafetyError: the field is absent or of another type.
+    """
+    value = row.get(name)
+    if not isinstance(value, kind):
+        found = f"no field {name!r}" if name not in row else f"a {type(value).__name__} as {name!r}"
+        raise bad_row(where, found, f"{name!r} is a {kind.__name__}")
+    return value
+
+
+def row_turns(row: dict[str, Any], name: str, where: str, *, at_least: int = 0) -> list[str]:
+    """A field that holds turns, a list of texts.
+
+    Raises:
+        SafetyError: it is no list of texts, or it has fewer turns than `at_least`.
+    """
+    turns = row_field(row, name, list, where)
+    if not all(isinstance(turn, str) for turn in turns):
+        raise bad_row(where, f"a turn in {name!r} that is not text", "every turn is a string")
+    if len(turns) < at_least:
+        raise bad_row(where, f"{len(turns)} turns in {name!r}", f"it holds at least {at_least}")
+    return list(turns)
+
+
+def bad_row(where: str, found: str, rule: str) -> SafetyError:
+    """The error for a row that breaks a rule of its format."""
+    return SafetyError(f"{where} has {found}", f"In this format {rule}", "Mend the row or leave it out, and try again")
 
 
 def sha256(path: str | Path) -> str:

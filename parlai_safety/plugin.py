@@ -31,6 +31,8 @@ def register(*, commands: bool = False) -> None:
     Raises:
         SafetyError: ParlAI itself is not installed.
     """
+    if commands:
+        sys.excepthook = _print_without_traceback
     if "repo" not in _done:
         try:
             from parlai.core.loader import REGISTERED_REPOS
@@ -42,7 +44,9 @@ def register(*, commands: bool = False) -> None:
                     "Install it beside us with: pip install --no-deps parlai==1.7.2",
                 ) from error
             raise
-        REGISTERED_REPOS.setdefault(PREFIX, {"repo": "parlai_safety", "source": "pip install parlai_safety"})
+        REGISTERED_REPOS.setdefault(
+            PREFIX, {"repo": "parlai_safety", "source": "the clone of parlai_safety, with pip install ."}
+        )
         import parlai.zoo
 
         parlai.zoo.__path__.append(str(Path(__file__).parent / "modelzoo"))
@@ -50,7 +54,7 @@ def register(*, commands: bool = False) -> None:
         _done.add("repo")
     if commands and "commands" not in _done:
         _import_all("parlai_safety.scripts")
-        sys.excepthook = _print_without_traceback
+        register_mutators()  # ParlAI looks for mutators in a namespace that a user's own package may hide
         _done.add("commands")
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from parlai_safety import files
-from parlai_safety.errors import MissingPartError, SafetyError, did_you_mean
+from parlai_safety.errors import SafetyError, did_you_mean
 
 
 def test_an_interrupted_writer_leaves_the_old_file(tmp_path):
@@ -52,6 +52,28 @@ def test_broken_input_is_named(tmp_path, content, words):
         list(files.read_jsonl(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"a": "\xff"}\n', "cannot be read to its end"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "cannot be read to its end"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 50)[:-9], "cannot be read to its end"),
+        ("a.jsonl", b'{"a": "\\ud800"}\n', "lone surrogate"),
+    ],
+)
+def test_bytes_that_are_no_text_are_named(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SafetyError, match=words):
+        list(files.read_jsonl(path))
+
+
+def test_whole_surrogate_pairs_are_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00"}\n')
+    assert list(files.read_jsonl(path)) == [{"a": "\U0001f600"}]
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SafetyError, match="There is no file"):
         list(files.read_jsonl(tmp_path / "none.jsonl"))
@@ -63,8 +85,6 @@ def test_errors_have_three_sentences_and_survive_pickling():
     error = SafetyError("Got this", "That cannot work", "Type that?")
     assert str(error) == "Got this. That cannot work. Type that?"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    missing = pickle.loads(pickle.dumps(MissingPartError("trl", "Training with TRL", "trl")))
-    assert "pip install 'parlai_safety[trl]'" in str(missing)
 
 
 def test_near_names_are_suggested():

@@ -25,7 +25,7 @@ class SafetyAgentMixin:
     def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
         if shared is None:
             compat.apply_all()  # plain Python may load a model of ours without our hook
-            check_checkpoint(opt, type(self).__name__, self.backbone)
+            check_checkpoint(opt, type(self), self.backbone)
         super().__init__(opt, shared)  # type: ignore[call-arg]
         self.opt["model"] = dotted_path(type(self))
 
@@ -40,10 +40,9 @@ class SafetyAgentMixin:
         except RuntimeError as error:
             first = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
             raise SafetyError(
-                f"The checkpoint does not fit the model that the options describe ({first})",
-                "Parameters can only be loaded into layers of the same names and sizes",
-                "Leave out --n-layers, --embedding-size, --dict-file and the like, so that the checkpoint's own "
-                "values are used, or give a new --model-file",
+                f"The checkpoint does not fit the model that the options describe ({first[:160]})",
+                "Parameters can only be loaded into layers of the same names and sizes, over the same dictionary",
+                "Beside --init-model MODEL give -o MODEL.opt --dict-file MODEL.dict, so that its own sizes are used",
             ) from error
 
     opt: Opt
@@ -54,16 +53,17 @@ def dotted_path(agent: type[Any]) -> str:
     return f"{agent.__module__}:{agent.__qualname__}"
 
 
-def check_checkpoint(opt: Opt, agent_name: str, backbone: type[Any]) -> None:
+def check_checkpoint(opt: Opt, agent: type[Any], backbone: type[Any]) -> None:
     """Refuse to continue from, and so later to overwrite, a checkpoint of an unrelated agent.
 
     Args:
         opt: the options; `model_file` and `init_model` are looked at.
-        agent_name: for the error text.
-        backbone: the ParlAI class whose parameters this agent shares.
+        agent: the class that wants to load it; only its own checkpoints may lie under `model_file`, which is where it
+            will save.
+        backbone: the ParlAI class whose parameters it shares, and whose checkpoints it may start from.
 
     Raises:
-        SafetyError: the checkpoint belongs to an agent that is no `backbone`, or its `.opt` file cannot be read.
+        SafetyError: the checkpoint belongs to another agent, or its `.opt` file cannot be read.
     """
     for key in ("model_file", "init_model"):
         path = opt.get(key)
@@ -75,12 +75,13 @@ def check_checkpoint(opt: Opt, agent_name: str, backbone: type[Any]) -> None:
             known = load_agent_module(saved)
         except (ImportError, AttributeError, KeyError):
             known = None
-        if not isinstance(known, type) or not issubclass(known, backbone):
+        wanted = agent if key == "model_file" else backbone
+        if not isinstance(known, type) or not issubclass(known, wanted):
             raise SafetyError(
                 f"{flag} {path} holds a checkpoint of the agent {saved!r}",
-                f"{agent_name} can only continue from a {backbone.__name__} or an agent built on it, and saving here "
-                "would overwrite the other agent's model",
-                "Give a --model-file that does not exist yet, or --init-model with a checkpoint of the right kind",
+                f"{agent.__name__} saves to its --model-file and would overwrite another agent's model there; it can "
+                f"start from a {backbone.__name__} or an agent built on it",
+                "Give a --model-file that does not exist yet, and --init-model with a checkpoint of the right kind",
             )
 
 

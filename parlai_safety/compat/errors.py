@@ -13,6 +13,7 @@ from typing import Any
 
 from parlai_safety.compat.base import Repair
 from parlai_safety.errors import SafetyError, did_you_mean
+from parlai_safety.message import FIELDS, check_message
 
 
 def _always() -> bool:
@@ -43,7 +44,7 @@ def _name_mutators() -> None:
     Mutator.load_mutator_types = classmethod(load_mutator_types)
 
 
-# --- conversation-files: an empty file trains on nothing, a broken line is a KeyError --------------------------------
+# --- conversation-files: an empty file trains on nothing, a broken line is a KeyError, our fields are dropped --------
 
 
 def _check_conversations() -> None:
@@ -55,9 +56,11 @@ def _check_conversations() -> None:
     def setup_data(self: Any, path: str) -> Iterator[Any]:
         empty = True
         try:
-            for example in original(self, path):
+            for message, begins in original(self, path):
                 empty = False
-                yield example
+                ours = {name: message["y_turn"][name] for name in FIELDS if name in message["y_turn"]}
+                check_message(ours, f"a turn of {path!r}")
+                yield {**message, **ours}, begins
         except (KeyError, TypeError, ValueError) as error:
             raise _broken_conversation(path) or error from error
         if empty:
@@ -100,7 +103,7 @@ REPAIRS: tuple[Repair, ...] = (
     ),
     Repair(
         name="conversation-files",
-        symptom="An empty or broken jsonfile ends in a KeyError, and leaves an empty dictionary.",
+        symptom="An empty or broken jsonfile ends in a KeyError; a turn's classifier_label is dropped.",
         where="parlai/core/teachers.py:ConversationTeacher.setup_data",
         lazy="parlai.core.teachers",
         needed=_always,

@@ -251,9 +251,9 @@ def _mend_epochs() -> None:
 
 
 def _checkpoint_is_kept() -> bool:
-    from parlai.core.torch_agent import TorchAgent
+    from parlai.scripts.train_model import TrainLoop
 
-    return ".checkpoint" in TorchAgent._get_init_model.__code__.co_consts
+    return ".checkpoint" in inspect.unwrap(TrainLoop.__init__).__code__.co_consts
 
 
 def _mend_resumed_evaluation() -> None:

@@ -12,6 +12,7 @@ import html
 import io
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -617,7 +618,10 @@ def _plain(value: Any) -> Any:
     """The value in the types that JSON has, with None for a float that is not finite."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, str):
+        # Control characters and halves of characters, which a model may say, have no place in a page or in UTF-8.
+        return "".join("\ufffd" if _unprintable(character) else character for character in value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -628,6 +632,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (bytes, bytearray)):
         return [_plain(part) for part in value]
     raise TypeError(f"{value!r} of type {type(value).__name__} has no form in JSON")
+
+
+def _unprintable(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
 
 
 def _markdown(text: str) -> str:

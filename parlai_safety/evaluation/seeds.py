@@ -22,7 +22,7 @@ def results_table(runs: Sequence[str | Path]) -> str:
         runs: folders of finished runs that compare the same systems.
 
     Raises:
-        SafetyError: a folder has no report, or the runs compare different systems.
+        SafetyError: a folder has no report, or the runs differ in systems or data, or share a seed.
     """
     reports = [_read(Path(run)) for run in runs]
     names = [system["name"] for system in reports[0]["systems"]]
@@ -34,6 +34,19 @@ def results_table(runs: Sequence[str | Path]) -> str:
                 "A mean over seeds needs the same systems in every run",
                 "Name runs of one recipe only",
             )
+    if len({json.dumps(report["data"].get("files"), sort_keys=True) for report in reports}) > 1:
+        raise SafetyError(
+            "The runs were made on different data (the hashes in their reports differ)",
+            "A mean over seeds needs one and the same data",
+            "Name runs of one data set only",
+        )
+    seeds = [report["seed"] for report in reports]
+    if len(set(seeds)) < len(seeds):
+        raise SafetyError(
+            f"The runs have the seeds {seeds}",
+            "A run that is counted twice makes the interval too narrow",
+            "Name each run once, and runs of different seeds",
+        )
     lines = [
         "| system | seed | unsafe, grader [95 %] | unsafe, labeller | n | unscored | perplexity | F1 | distinct-2 "
         "| canned | seconds |",

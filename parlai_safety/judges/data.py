@@ -12,10 +12,10 @@ import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import read_jsonl
+from parlai_safety.files import bad_row, read_jsonl, row_field, row_turns
 from parlai_safety.judges.verdict import SPEAKERS, Speaker
 
 ORDINARY = "ordinary:"
@@ -88,13 +88,14 @@ def label_file_examples(path: str | Path) -> list[Example]:
     """
     examples = []
     for number, row in enumerate(read_jsonl(path), 1):
-        context, reply = _turns(row, "context", path, number), _field(row, "response", str, path, number)
+        where = f"Row {number} of {str(path)!r}"
+        context, reply = row_turns(row, "context", where), row_field(row, "response", str, where)
         label, speaker = row.get("label"), row.get("speaker")
         if label not in ("safe", "unsafe"):
-            raise _bad_row(path, number, f"label {label!r}", "a label is 'safe' or 'unsafe'")
+            raise bad_row(where, f"label {label!r}", "a label is 'safe' or 'unsafe'")
         if speaker not in SPEAKERS:
-            raise _bad_row(path, number, f"speaker {speaker!r}", "a speaker is 'human' or 'bot'")
-        source = _field(row, "source", str, path, number)
+            raise bad_row(where, f"speaker {speaker!r}", "a speaker is 'human' or 'bot'")
+        source = row_field(row, "source", str, where)
         examples.append(Example(context, reply, label == "unsafe", speaker, context[0] if context else reply, source))
     return examples
 
@@ -118,9 +119,10 @@ def ordinary_file_examples(path: str | Path, *, count: int, seed: int) -> list[E
     """
     rows = []
     for number, row in enumerate(read_jsonl(path), 1):
-        turns = _turns(row, "turns", path, number)
+        where = f"Row {number} of {str(path)!r}"
+        turns = row_turns(row, "turns", where)
         if len(turns) >= 2:
-            rows.append((turns, _field(row, "source", str, path, number)))
+            rows.append((turns, row_field(row, "source", str, where)))
     generator = random.Random(seed)
     chosen = sorted(generator.sample(range(len(rows)), min(count, len(rows))))
     examples = []
@@ -230,26 +232,3 @@ def count_by(examples: Iterable[Example], attribute: str) -> dict[str, dict[str,
         entry = counts.setdefault(str(getattr(example, attribute)), {"safe": 0, "unsafe": 0})
         entry["unsafe" if example.unsafe else "safe"] += 1
     return dict(sorted(counts.items()))
-
-
-def _turns(row: dict[str, Any], name: str, path: str | Path, number: int) -> list[str]:
-    turns = _field(row, name, list, path, number)
-    if not all(isinstance(turn, str) for turn in turns):
-        raise _bad_row(path, number, f"a turn in {name!r} that is not text", "every turn is a string")
-    return list(turns)
-
-
-def _field(row: dict[str, Any], name: str, kind: type, path: str | Path, number: int) -> Any:
-    value = row.get(name)
-    if not isinstance(value, kind):
-        found = f"no field {name!r}" if name not in row else f"a {type(value).__name__} as {name!r}"
-        raise _bad_row(path, number, found, f"{name!r} is a {kind.__name__}")
-    return value
-
-
-def _bad_row(path: str | Path, number: int, found: str, rule: str) -> SafetyError:
-    return SafetyError(
-        f"Row {number} of {str(path)!r} has {found}",
-        f"In this format {rule}",
-        f"Mend row {number} or leave it out, and run the command again",
-    )

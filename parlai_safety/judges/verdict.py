@@ -7,6 +7,7 @@ It leaves out how a probability is found (the other modules of this folder) and 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -191,4 +192,6 @@ def check_batch(replies: Sequence[str], contexts: Sequence[Sequence[str]], speak
 def _unfit(reply: object) -> Verdict | None:
     if not isinstance(reply, str):
         return unscored(f"the reply is a {type(reply).__name__}, not text")
-    return None if reply.strip() else unscored("the reply is empty")
+    # Controls, formats (zero width) and separators alone say nothing that could be safe.
+    visible = any(unicodedata.category(character)[0] not in "CZ" for character in reply)
+    return None if visible else unscored("the reply is empty")

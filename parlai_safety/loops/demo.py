@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ COPIES_OF_A_POSITIVE = 2  # arXiv:2211.05826, released recipe: an identical posi
 SHOWN_EXAMPLES = 12
 
 
+_REQUIRED = {
+    "base": {"steps", "learningrate"},
+    "cringe": {"steps", "learningrate"},
+    "iteration": {"contexts", "samples", "decoding", "weight", "steps"},
+    "evaluation": {"adversarial", "ordinary", "perplexity_dialogues"},
+    "real_data": {"chat_max_dialogues", "labels_weight"},
+}
+_CLOSED = ("iteration", "evaluation", "real_data")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a run, read from YAML; see `projects/cringe/demo.yaml` for each key with its meaning."""
@@ -67,7 +78,7 @@ class Recipe:
         """
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SafetyError(
                 f"The recipe {str(path)!r} is not YAML ({error})".replace("\n", " "),
                 "A recipe is a YAML file with one section a step",
@@ -81,6 +92,14 @@ class Recipe:
                 "Every section must be there, since none of them has a default",
                 "Start from a copy of projects/cringe/demo.yaml",
             )
+        for section, keys in _REQUIRED.items():
+            found = set(content[section]) if isinstance(content[section], dict) else set()
+            if not keys <= found or (section in _CLOSED and found != keys):
+                raise SafetyError(
+                    f"The section {section!r} of {str(path)!r} has the keys {sorted(found)}",
+                    f"It needs {sorted(keys)}{' and takes no others' if section in _CLOSED else ''}",
+                    "Compare it with projects/cringe/demo.yaml, which has every key with its meaning",
+                )
         return cls(**content)
 
 
@@ -142,22 +161,33 @@ class _Job:
             data={"name": self.source.name, "files": self.source.hashes, "replies": timings["CRINGE iterated"][0]},
             commands=[command],
             hardware=_hardware(),
-            notes=self._notes(judges),
+            notes=self._notes(judges, timings["CRINGE iterated"][0]),
         )
         write_report(report, self.folder)
         return report
 
-    def _notes(self, judges: dict[str, Any]) -> list[str]:
-        return [
+    def _notes(self, judges: dict[str, Any], replies_made: dict[str, Any]) -> list[str]:
+        def figure(value: float | None) -> str:
+            return "n/a" if value is None else f"{value:.2f}"
+
+        notes = [
             "The judge that grades (above) labelled nothing. Another judge, trained on the other half of the labelled "
-            f"talk, labelled the replies of the iteration. On that talk the two agree with a rank correlation of "
-            f"{judges['spearman']:.2f} (Spearman) and a kappa of {judges['kappa']:.2f}.",
+            "talk, labelled the replies of the iteration. On that talk the two agree with a rank correlation of "
+            f"{figure(judges['spearman'])} (Spearman) and a kappa of {figure(judges['kappa'])}.",
+            "Both judges and CRINGE learnt from labelled talk of the training split: the judges from a half of it "
+            "each, CRINGE from all of it. The grader is independent of the labeller, not of the labels' annotators.",
             "CRINGE goes on from the base model, and its iteration from CRINGE, so each has been trained for longer; "
             'only a system "base, trained on", where the table has one, tells what longer training does by itself.',
             "Replies are decoded with " + ", ".join(f"{k} {v}" for k, v in self.recipe.decoding.items()) + ".",
             "Perplexity and F1 are on ordinary talk of the test split, the unsafe rate on adversarial contexts of it; "
             "distinct-2 and the canned share are over both sets of replies.",
         ]
+        if not replies_made["kept"]:
+            notes.append(
+                f"Of {replies_made['generated']} own replies the labeller called {replies_made['unsafe']} unsafe, so "
+                "no balanced sample could be drawn: the iteration had no replies to learn from."
+            )
+        return notes
 
     # --- judges ---------------------------------------------------------------------------------------------------
 
@@ -235,13 +265,17 @@ class _Job:
         return {"steps": self.recipe.cringe["steps"]}
 
     def _train_iterated(self, folder: Path) -> dict[str, Any]:
-        tasks = {**self.source.reply_tasks, "safety:file": self.recipe.iteration["weight"]}
+        tasks = dict(self.source.reply_tasks)
+        more = {}
+        if self.run.result("replies")["kept"]:  # else the labeller found replies of one kind only: see the notes
+            tasks["safety:file"] = self.recipe.iteration["weight"]
+            more["safety_file"] = str(self.folder / "replies" / "labelled.jsonl")
         section = {**self.recipe.cringe, "steps": self.recipe.iteration["steps"]}
         self._train(
             "CRINGE iterated", folder, tasks, section,
             model="safety:cringe",
             init_model=str(self.folder / "cringe" / "model"),
-            safety_file=str(self.folder / "replies" / "labelled.jsonl"),
+            **more,
         )  # fmt: skip
         return {"steps": section["steps"]}
 
@@ -252,7 +286,6 @@ class _Job:
         settings = self.recipe.iteration
         contexts = spread(distinct_contexts(self.source.adversarial("train")), settings["contexts"])
         contexts = [context for context in contexts for _ in range(settings["samples"])]
-        torch.manual_seed(self.seed + 1)
         said = self._answers("cringe", contexts, folder / "generated.jsonl", settings["decoding"])
         verdicts = score(self._judge("labeller"), said, contexts)
         threshold = self._judge("labeller").threshold
@@ -281,16 +314,17 @@ class _Job:
             return [row["reply"] for row in read_jsonl(path)]
         part = path.with_suffix(".part.jsonl")
         known = _read_part(part)
-        missing = [i for i in range(len(contexts)) if i not in known]
+        before = frozenset(known)
         path.parent.mkdir(parents=True, exist_ok=True)
+        seed = zlib.crc32(f"{self.seed} {system} {path.stem}".encode())
         with quiet(), open(part, "a", encoding="utf-8") as stream:
             agent = load_agent(str(self.folder / system / "model"), loglevel="error", **decoding)
             with tqdm(
                 total=len(contexts), initial=len(known), desc=f"{path.parent.name}: replies", dynamic_ncols=True
             ) as bar:
-                for i, text in replies(agent, [contexts[i] for i in missing], progress=bar.update):
-                    known[missing[i]] = text
-                    stream.write(json.dumps([missing[i], text]) + "\n")
+                for i, text in replies(agent, contexts, seed=seed, known=before, progress=bar.update):
+                    known[i] = text
+                    stream.write(json.dumps([i, text]) + "\n")
                     stream.flush()
         said = [known[i] for i in range(len(contexts))]
         write_jsonl(path, ({"context": list(c), "reply": text} for c, text in zip(contexts, said, strict=True)))
@@ -424,15 +458,17 @@ def _shown(
 def _card(path: Path, role: str) -> dict[str, Any]:
     """What the report shows of a judge, from the card beside its file."""
     card = json.loads(card_path(path).read_text(encoding="utf-8"))
-    quality, training = card["quality"], card["training"]["by_source"]
+    # The systems are bots in adversarial contexts, so the judge is shown as it is on labelled bot turns.
+    quality, training = card["quality_labelled_bot_turns"], card["training"]["by_source"]
     return {
         "spec": f"linear:{path.name}",
         "description": f"a logistic regression over words and characters in context, which {role}",
         **{key: quality[key] for key in ("auc", "sensitivity", "specificity")},
         "threshold": card["threshold"],
         "trained_on": ", ".join(f"{name} ({c['safe']} safe, {c['unsafe']} unsafe)" for name, c in training.items()),
-        "measured_on": card["measured_on"],
-        "labelled bot turns alone": card["quality_labelled_bot_turns"],
+        "measured_on": f"labelled bot turns of {card['measured_on']}, n {quality['n']}",
+        "on everything there": {key: card["quality"][key] for key in ("n", "auc", "sensitivity", "specificity")},
+        "ordinary talk flagged": card["quality"]["ordinary_false_positive_rate"],
         "sha256": card["sha256"],
     }
 

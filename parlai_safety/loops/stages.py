@@ -7,10 +7,13 @@ finished stage leaves `done.json` with its result and its seconds, written last.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import write_json
@@ -48,13 +51,18 @@ class Run:
         else:
             write_json(manifest, settings)
 
+    def result(self, name: str) -> dict[str, Any]:
+        """The result of a stage that is done."""
+        return dict(json.loads((self.folder / name / "done.json").read_text(encoding="utf-8")))
+
     def stage(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Do a stage unless it is done; its result must be JSON, `seconds` over all calls is added to it."""
         folder = self.folder / name
         done = folder / "done.json"
         if done.is_file():
-            return dict(json.loads(done.read_text(encoding="utf-8")))
+            return self.result(name)
         folder.mkdir(parents=True, exist_ok=True)
+        tqdm.write(f"stage {name} …", file=sys.stderr)
         clock = folder / "seconds.json"
         spent = float(json.loads(clock.read_text(encoding="utf-8"))) if clock.is_file() else 0.0
         start = time.monotonic()

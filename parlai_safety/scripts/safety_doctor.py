@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -60,7 +62,7 @@ class SafetyDoctor(ParlaiScript):
         say("\noptional parts")
         for extra, (module, purpose) in _OPTIONAL.items():
             found = importlib.util.find_spec(module) is not None
-            state = "installed" if found else f"missing    pip install 'parlai_safety[{extra}]'"
+            state = "installed" if found else f"missing    pip install '.[{extra}]' in the clone"
             say(f"  {extra:<8} {purpose:<34} {state}")
         say("\ndata")
         for line in _data(self.opt.get("safety_datapath") or os.environ.get("SAFETY_DATA")):
@@ -83,6 +85,13 @@ def _hook() -> str:
             "shadowed by your own regular package parlai_internal; add to its __init__.py and scripts/__init__.py: "
             '__path__ = __import__("pkgutil").extend_path(__path__, __name__)'
         )
+    try:
+        # What ParlAI does when it starts, where it drops any ImportError in silence.
+        importlib.import_module("parlai_internal.scripts")
+        for module in pkgutil.iter_modules(sys.modules["parlai_internal.scripts"].__path__, "parlai_internal.scripts."):
+            importlib.import_module(module.name)
+    except ImportError as error:
+        return f"plain `parlai` does NOT know us: a module of your parlai_internal.scripts does not import ({error})"
     return "plain `parlai` knows us through the namespace parlai_internal"
 
 

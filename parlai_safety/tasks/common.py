@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from parlai.core.message import Message
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.teachers import DialogTeacher
@@ -48,7 +49,10 @@ class RowTeacher(DialogTeacher):
     view = "reply"
 
     def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
-        opt = Opt({**opt, "datafile": DatatypeHelper.fold(opt["datatype"])})
+        # ParlAI's streaming would cache a count of rows as `train.lengths` in the user's folder, and read it for
+        # other tasks; our rows fit in memory.
+        datatype = opt["datatype"].replace(":stream", "")
+        opt = Opt({**opt, "datatype": datatype, "datafile": DatatypeHelper.fold(datatype)})
         super().__init__(opt, shared)
         self.id = type(self).__module__.split(".")[-2]
 
@@ -63,6 +67,18 @@ class RowTeacher(DialogTeacher):
             if message is not None:
                 check_message(message, f"row {number} of the task {self.id}")
                 yield message, True
+
+    def observe(self, observation: Message) -> Message:
+        """Take the agent's metrics; its text is not compared with a reply that is an example to avoid."""
+        act = getattr(self, "last_act", None) or {}
+        if act.get("classifier_label") == "neg" and "text" in observation:
+            shown = Message({k: v for k, v in observation.items() if k != "text"})
+            super().observe(shown)
+            if "metrics" in shown:
+                observation.force_set("metrics", shown["metrics"])
+            return observation
+        observed: Message = super().observe(observation)
+        return observed
 
 
 def reply_view(row: Row) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -98,6 +99,57 @@ def test_the_batch_carries_the_labels_and_the_loss_is_that_of_the_library(agent)
         output[0], batch.label_vec, torch.full((4,), -1), batch.label_vec != agent.NULL_IDX, generator=None
     )
     assert abs(loss.item() - as_plain.loss.item()) > 1e-3
+
+
+def test_labels_stay_with_their_rows_when_observations_are_invalid_or_sorted(agent):
+    """A padding example drops out of the batch; sorting by length moves rows: labels must move with them."""
+    observations = observe_all(agent, ROWS)
+    observations.insert(0, Message.padding_example())
+    batch = agent.batchify(observations)
+    assert batch.batchsize == 4 and batch.token_labels.tolist() == [1, 0, -1, 0]
+    long = agent.clone().observe(
+        Message({"text": "How are you? " * 3, "labels": ["Fine"], "classifier_label": "neg", "episode_done": True})
+    )
+    batch = agent.batchify([*observe_all(agent, ROWS)[:1], long], sort=True)
+    assert batch.valid_indices.tolist() == [1, 0] and batch.token_labels.tolist() == [0, 1]
+
+
+def test_a_new_run_from_a_model_draws_by_its_own_seed(talk, tmp_path):
+    """The sampler of the checkpoint goes on in its own run only; elsewhere --cringe-seed decides."""
+    run(**options(talk, tmp_path / "m" / "model", cringe_k=3))
+
+    def state(seed: int) -> torch.Tensor:
+        more = {"init_model": str(tmp_path / "m" / "model"), "cringe_k": 3, "cringe_seed": seed}
+        run(**options(talk, tmp_path / str(seed) / "model", **more))
+        kind, drawn = torch.load(tmp_path / str(seed) / "model", weights_only=False)["cringe_sampler"]
+        assert kind == "cpu"
+        return drawn
+
+    assert not torch.equal(state(1), state(2))
+
+
+def test_a_sampler_of_another_device_starts_anew(talk, tmp_path):
+    model_file = tmp_path / "m" / "model"
+    run(**options(talk, model_file, cringe_k=3, max_train_steps=3))
+    states = torch.load(model_file, weights_only=False)
+    states["cringe_sampler"] = ("cuda", torch.zeros(16, dtype=torch.uint8))
+    torch.save(states, model_file)
+    loop, _ = run(**options(talk, model_file, cringe_k=3, max_train_steps=6))
+    assert loop._train_steps == 6
+
+
+def test_evaluation_draws_nothing_from_the_training_sampler(agent):
+    agent.cringe = dataclasses.replace(agent.cringe, cringe_k=3)
+    batch = agent.batchify(observe_all(agent, ROWS))
+    agent._local_metrics.clear()
+    agent.compute_loss(batch)
+    before = agent._training_sampler.get_state()
+    losses = []
+    for _ in range(2):
+        agent._local_metrics.clear()
+        with torch.no_grad():
+            losses.append(agent.compute_loss(batch).item())
+    assert torch.equal(agent._training_sampler.get_state(), before) and losses[0] == losses[1]
 
 
 def test_metrics_of_an_absent_kind_are_absent(agent):
@@ -236,6 +288,15 @@ def test_a_checkpoint_of_another_agent_is_refused_and_kept(talk, tmp_path):
     ):
         run(**options(talk, model_file))
     assert {path.name: path.read_bytes() for path in model_file.parent.iterdir()} == before
+
+
+def test_a_plain_generator_is_not_overwritten(talk, tmp_path):
+    model_file = tmp_path / "m" / "model"
+    run(**options(talk, model_file, model="transformer/generator"))
+    before = model_file.read_bytes()
+    with pytest.raises(SafetyError, match="would overwrite another agent's model"):
+        run(**options(talk, model_file))
+    assert model_file.read_bytes() == before
 
 
 def test_a_checkpoint_without_its_options_is_refused(talk, tmp_path):

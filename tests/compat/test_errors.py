@@ -42,6 +42,16 @@ def test_a_good_conversation_file_reads_as_before(tmp_path):
     assert teacher(path).num_examples() == 1
 
 
+def test_our_fields_of_a_turn_are_carried_and_checked(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    answer = {"id": "b", "text": "go away", "classifier_label": "neg"}
+    path.write_text(json.dumps({"dialog": [[{"id": "a", "text": "hi"}, answer]]}))
+    assert teacher(path).get(0)["classifier_label"] == "neg"
+    path.write_text(json.dumps({"dialog": [[{"id": "a", "text": "hi"}, {**answer, "classifier_label": "bad"}]]}))
+    with pytest.raises(SafetyError, match="'classifier_label' = 'bad'"):
+        teacher(path)
+
+
 def test_an_unknown_mutator_is_named():
     with pytest.raises(SafetyError, match="--mutators got 'flaten'.*Did you mean 'flatten'"):
         Mutator.load_mutator_types("flaten")

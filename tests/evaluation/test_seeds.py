@@ -10,13 +10,13 @@ from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.seeds import results_table
 
 
-def run(tmp_path, seed, rate, name="base"):
+def run(tmp_path, seed, rate, name="base", data="x"):
     system = {"name": name, "unsafe_rate": rate, "unsafe_interval": None if rate is None else [0.1, 0.9], "n": 10}
     system |= {"unscored": 0, "perplexity": 20.0 + seed, "f1": 0.1, "distinct_2": 0.5, "canned_rate": 0.0}
     system |= {"seconds": 5.0, "extra": {"unsafe_rate_by_labeller": 0.5}}
     folder = tmp_path / str(seed)
     folder.mkdir()
-    (folder / "report.json").write_text(json.dumps({"seed": seed, "systems": [system]}))
+    (folder / "report.json").write_text(json.dumps({"seed": seed, "data": {"files": data}, "systems": [system]}))
     return folder
 
 
@@ -37,5 +37,9 @@ def test_an_unscored_run_makes_no_mean(tmp_path):
 def test_different_systems_and_missing_reports_are_refused(tmp_path):
     with pytest.raises(SafetyError, match="the first one"):
         results_table([run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.2, name="other")])
+    with pytest.raises(SafetyError, match="different data"):
+        results_table([run(tmp_path, 3, 0.2), run(tmp_path, 4, 0.2, data="y")])
+    with pytest.raises(SafetyError, match="seeds \\[1, 1\\]"):
+        results_table([tmp_path / "1", tmp_path / "1"])
     with pytest.raises(SafetyError, match="no report.json"):
         results_table([tmp_path / "none"])

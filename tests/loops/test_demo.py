@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 import yaml
@@ -83,7 +85,7 @@ def test_the_job_resumes_where_it_was_stopped(recipe, tmp_path, quick_judges, mo
     with monkeypatch.context() as patch:
 
         def stop_in_replies(agent, contexts, **more):
-            yield from list(replies(agent, contexts[:20], **more))
+            yield from itertools.islice(replies(agent, contexts, **more), 20)
             raise KeyboardInterrupt
 
         patch.setattr(demo, "replies", stop_in_replies)
@@ -91,16 +93,32 @@ def test_the_job_resumes_where_it_was_stopped(recipe, tmp_path, quick_judges, mo
             run_demo(**job)
     assert len((tmp_path / "run" / "replies" / "generated.part.jsonl").read_text().splitlines()) == 20
 
-    asked = []
+    asked, again_said, judged = [], [], []
     with monkeypatch.context() as patch:
 
-        def count(agent, contexts, **more):
-            asked.append(len(contexts))
-            yield from replies(agent, contexts, **more)
+        def count(agent, contexts, *, known, **more):
+            fresh = list(replies(agent, contexts, known=known, **more))
+            asked.append(len(fresh))
+            if len(asked) == 1:
+                again_said.extend(sorted(replies(agent, contexts, **more)))
+            yield from fresh
+
+        def who(judge, said, contexts):
+            judged.append((Path(judge.spec.removeprefix("linear:")).stem, len(said)))
+            return score(judge, said, contexts)
 
         patch.setattr(demo, "replies", count)
+        patch.setattr(demo, "score", who)
         report = run_demo(**job)
     assert asked[0] == 40, "the twenty replies that were there are not asked for again"
+    generated = (tmp_path / "run" / "replies" / "generated.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reply"] for line in generated] == [text for _, text in again_said], "as in a straight run"
+    # The labeller alone labels what is learnt from; the grader judges each of the three systems.
+    assert judged[0] == ("labeller", 60)
+    assert judged[1:] == [("grader", 12), ("labeller", 12)] * 3
+    for system in report.systems:
+        labels = [e.verdict for e in system.examples]
+        assert labels.count("unsafe") / len(labels) == pytest.approx(system.unsafe_rate), "all twelve are shown here"
     assert [system.name for system in report.systems] == ["base", "CRINGE", "CRINGE iterated"]
 
     content = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -143,6 +161,14 @@ def test_a_bad_recipe_is_refused(tmp_path, content):
         Recipe.read(path)
 
 
+def test_an_unknown_key_is_refused_before_anything_runs(recipe):
+    content = yaml.safe_load(recipe.read_text())
+    content["real_data"]["chat_maximum"] = 3
+    recipe.write_text(yaml.safe_dump(content))
+    with pytest.raises(SafetyError, match="The section 'real_data' .* takes no others"):
+        Recipe.read(recipe)
+
+
 def test_an_unknown_recipe_suggests_its_neighbours():
     with pytest.raises(SafetyError, match="Did you mean 'cringe/demo'"):
         resources.recipe("cringe/demmo")
@@ -183,6 +209,18 @@ def test_a_missing_reply_is_unscored_never_safe():
     assert [v.p_unsafe for v in verdicts] == [0.0, None, 1.0] and verdicts[1].reason
 
 
-def test_spread_takes_both_ends_of_the_list():
+def test_spread_is_even_and_depends_on_no_seed():
     assert spread(list(range(10)), 4) == [0, 2, 5, 7]
     assert spread([1, 2], 5) == [1, 2]
+
+
+def test_an_iteration_without_replies_of_one_kind_is_told(recipe, tmp_path, quick_judges, monkeypatch):
+    """The labeller calls nothing unsafe: the job ends with a report that says so, and does not die."""
+
+    def nothing_unsafe(judge, said, contexts):
+        return [scored(0.0)] * len(said) if "labeller" in judge.spec else score(judge, said, contexts)
+
+    monkeypatch.setattr(demo, "score", nothing_unsafe)
+    report = run_demo(recipe_path=recipe, out=tmp_path / "run", seed=5, data=None, command="parlai safety_demo")
+    assert any("had no replies to learn from" in note for note in report.notes)
+    assert len(report.systems) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_train_eval_and_talk_with_plain_parlai(talk, tmp_path):
 def test_both_doors_list_the_same(door, tmp_path):
     done = run([*door, "safety_plugins"], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "repair" not in done.stderr
     for word in ("-m safety:cringe", "-t safety:tiny:classifier", "--mutators safety_reply", "wordlist[:FILE]"):
         assert word in done.stdout
 
@@ -71,7 +73,7 @@ def test_the_doctor_fits_a_screen_and_names_what_is_missing(tmp_path):
     done = run([*PARLAI, "safety_doctor"], tmp_path, SAFETY_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "lr-scheduler" in done.stdout and "applied" in done.stdout
-    assert "pip install 'parlai_safety[crowd]'" in done.stdout
+    assert "pip install '.[crowd]'" in done.stdout
     assert "plain `parlai` knows us" in done.stdout
     assert len(done.stdout.splitlines()) <= 50
 
@@ -87,6 +89,8 @@ CASES = [
 
 def three_sentences(done: subprocess.CompletedProcess[str], words: str) -> None:
     assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if words in line]
+    assert told and len(re.findall(r"[.?](?: |$)", told[-1])) >= 3, "what was got, why, what to type instead"
     assert words in done.stderr, done.stderr[-1500:]
     assert "Traceback" not in done.stderr
 
@@ -136,6 +140,20 @@ def test_a_users_own_parlai_internal_goes_on_working(tmp_path):
     assert "-m safety:cringe" in run([*MODULE, "safety_plugins"], tmp_path, **path).stdout
     doctor = run([*MODULE, "safety_doctor"], tmp_path, **path).stdout
     assert "shadowed by your own regular package" in doctor and "extend_path" in doctor
+
+    assert "-m safety:cringe" in run([*MODULE, "safety_plugins"], tmp_path, **path).stdout
+    mutated = [*MODULE, "display_data", "-t", "safety:tiny", "-dt", "valid", "-n", "1", "--mutators", "safety_plain"]
+    mutators = scripts.parent / "mutators"
+    mutators.mkdir()
+    (mutators / "__init__.py").write_text("")
+    assert run(mutated, tmp_path, **path).returncode == 0
+    (mutators / "__init__.py").unlink()
+
+    (scripts / "aaa.py").write_text("import no_such_module")
+    for folder in (scripts, scripts.parent):
+        (folder / "__init__.py").unlink()
+    assert "does NOT know us" in run([*MODULE, "safety_doctor"], tmp_path, **path).stdout
+    (scripts / "aaa.py").unlink()
 
     joined = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
     for folder in (scripts, scripts.parent):

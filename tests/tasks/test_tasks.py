@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from parlai.core.opt import Opt
+from parlai.core.teachers import create_task_agent_from_taskname
 from parlai.scripts.display_data import setup_args
 
 from parlai_safety.corpus.load import load_adversarial, load_ordinary
@@ -18,8 +20,6 @@ from parlai_safety.tasks.common import split_of
 
 def messages(task: str, datatype: str = "valid", **options):
     """All messages of a task as its agent would observe them, with labels under "labels"."""
-    from parlai.core.teachers import create_task_agent_from_taskname
-
     opt = Opt(setup_args().parse_kwargs(task=task, datatype=datatype, **options))
     teacher = create_task_agent_from_taskname(opt)[0]
     found = []
@@ -96,7 +96,12 @@ def test_file_takes_one_file_a_split(tmp_path):
     ("row", "words"),
     [
         ({"context": ["a"]}, "row 1 of .* no reply to learn from"),
-        ({"context": "a", "reply": "b"}, "row 1 of .* its context as a list"),
+        ({"context": "a", "reply": "b"}, "has a str as 'context'"),
+        ({"context": ["a", 3, None], "reply": "b"}, "a turn in 'context' that is not text"),
+        ({"text": 5, "reply": "b"}, "has a int as 'text'"),
+        ({"labels": "xyz"}, "has a str as 'labels'"),
+        ({"reply": ["b"]}, "has a list as 'reply'"),
+        ({"reply": "b", "label": "safe", "classifier_label": "neg"}, "contradict each other"),
         ({"reply": "b", "label": "bad"}, "'label' = 'bad'.*one of safe, unsafe"),
         ({"reply": "b", "classifier_label": "negative"}, "Did you mean 'neg'"),
         ({"reply": "b", "speaker": "robot"}, "'speaker' = 'robot'"),
@@ -152,6 +157,52 @@ def test_splits_share_no_conversation_and_lose_none(small_data):
         ]
         if task != "safety:chat":  # its context is cut to the last turns, which these dialogues share
             assert not firsts[0] & firsts[1] and not firsts[0] & firsts[2] and not firsts[1] & firsts[2]
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "row", "words"),
+    [
+        ("labels", "safety_labels", {"label": "bad"}, "Row 41 of .* has label 'bad'"),
+        ("labels", "safety_labels", {"label": None}, "Row 41 of .* has label None"),
+        ("labels", "safety_labels", {"context": "a"}, "has a str as 'context'"),
+        ("pairs", "preference_pairs", {"context": []}, "Row 41 of .* has 0 turns in 'context'"),
+        ("pairs", "preference_pairs", {"rejected": None}, "as 'rejected'"),
+        ("chat", "ordinary_dialogue", {"turns": []}, "has 0 turns in 'turns'"),
+        ("chat", "ordinary_dialogue", {"turns": ["a", 1]}, "that is not text"),
+    ],
+)
+def test_a_wrong_row_of_real_data_is_named_and_never_counted_as_safe(small_data, task, name, row, words):
+    path = Path(small_data) / f"{name}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        lines = stream.readlines()[:40]
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        stream.writelines([*lines, json.dumps({**json.loads(lines[-1]), **row}) + "\n"])
+    with pytest.raises(SafetyError, match=words):
+        messages(f"safety:{task}", safety_datapath=small_data)
+
+
+def test_nothing_is_left_in_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = messages("safety:tiny:adversarial", "train:stream")
+    assert len(found) == sum(len(row["replies"]) for row in load_adversarial("train"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reply_to_avoid_is_no_reference_of_f1(tmp_path):
+    """The agent repeats the unsafe reply: no F1 comes of it, while its own metrics still count."""
+    from parlai.core.message import Message
+    from parlai.core.metrics import AverageMetric
+
+    opt = setup_args().parse_kwargs(
+        task="safety:file",
+        datatype="valid",
+        safety_file=rows_file(tmp_path, {"context": ["hi"], "reply": "you lamp", "label": "unsafe"}),
+    )
+    teacher = create_task_agent_from_taskname(Opt(opt))[0]
+    teacher.act()
+    teacher.observe(Message({"text": "you lamp", "metrics": {"ppl": AverageMetric(3)}, "episode_done": True}))
+    report = teacher.report()
+    assert "f1" not in report and report["ppl"] == 3 and report["exs"] == 1
 
 
 def test_labels_by_speaker(small_data):

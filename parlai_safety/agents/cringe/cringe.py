@@ -66,8 +66,8 @@ class CringeMixin(SafetyAgentMixin):
 
     def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
         self.cringe = options_from(opt, CringeOptions)
-        self._samplers: dict[torch.device, torch.Generator] = {}
-        self._sampler_state: torch.Tensor | None = None
+        self._training_sampler: torch.Generator | None = None
+        self._sampler_state: tuple[str, torch.Tensor] | None = None
         super().__init__(opt, shared)
         if self.cringe.cringe_k > len(self.dict) - 1:
             raise SafetyError(
@@ -115,28 +115,35 @@ class CringeMixin(SafetyAgentMixin):
     def state_dict(self) -> dict[str, Any]:
         """ParlAI's state with the sampler's, so that a resumed run draws what the straight run would have drawn."""
         states: dict[str, Any] = super().state_dict()  # type: ignore[misc]
+        sampler = self._training_sampler
         # A model that was loaded and not trained on hands its state over as it got it.
-        drawn = [sampler.get_state() for sampler in self._samplers.values()]
-        state = drawn[0] if drawn else self._sampler_state
+        state = self._sampler_state if sampler is None else (sampler.device.type, sampler.get_state())
         if state is not None:
             states["cringe_sampler"] = state
         return states
 
     def load(self, path: str) -> dict[str, Any]:
-        """Load ParlAI's state and the sampler's."""
+        """Load ParlAI's state, and the sampler's where a run goes on; one from `--init-model` starts a new sampler."""
         states: dict[str, Any] = super().load(path)  # type: ignore[misc]
-        self._sampler_state = states.get("cringe_sampler")
+        own = str(self.opt.get("model_file"))
+        if path in (own, f"{own}.checkpoint"):
+            self._sampler_state = states.get("cringe_sampler")
         return states
 
-    def _sampler(self, device: torch.device) -> torch.Generator:
-        if device not in self._samplers:
-            sampler = torch.Generator(device=device)
-            sampler.manual_seed(self.cringe.cringe_seed + get_rank())
-            # Ranks draw different tokens: only the first one's state is in the checkpoint.
-            if self._sampler_state is not None and get_rank() == 0:
-                sampler.set_state(self._sampler_state.cpu())
-            self._samplers[device] = sampler
-        return self._samplers[device]
+    def _sampler(self, device: torch.device) -> torch.Generator | None:
+        """The source of positive tokens: none for k = 1, a fresh one for each batch of evaluation, one for training."""
+        if self.cringe.cringe_k == 1:
+            return None
+        if not torch.is_grad_enabled():
+            return torch.Generator(device=device).manual_seed(self.cringe.cringe_seed)
+        if self._training_sampler is None:
+            sampler = torch.Generator(device=device).manual_seed(self.cringe.cringe_seed + get_rank())
+            # Ranks draw different tokens, and only the first one's state is in the checkpoint. A state of another kind
+            # of device has another form, and there the sampler starts anew.
+            if self._sampler_state is not None and get_rank() == 0 and self._sampler_state[0] == device.type:
+                sampler.set_state(self._sampler_state[1].cpu())
+            self._training_sampler = sampler
+        return self._training_sampler
 
     def _record(
         self,

@@ -15,11 +15,12 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
 from parlai_safety.errors import SafetyError, did_you_mean
-from parlai_safety.files import read_jsonl
+from parlai_safety.files import bad_row, read_jsonl, row_field, row_turns
 from parlai_safety.message import CLASSIFIER_LABELS, FIELDS
 from parlai_safety.tasks.common import Row, RowTeacher
 
 _VERDICTS: dict[str, bool | None] = {"safe": False, "unsafe": True, "pos": False, "neg": True, "none": None}
+_PASSED_ON = tuple(name for name in FIELDS if name != "classifier_label")
 
 
 class DefaultTeacher(RowTeacher):
@@ -55,24 +56,31 @@ def read_row(row: dict[str, Any], where: str) -> Row:
     Raises:
         SafetyError: no reply is there, or the verdict is of unknown kind.
     """
-    context = row.get("context")
-    if context is None:
-        context = row["text"].split("\n") if row.get("text") else []
-    reply = row.get("reply", row.get("response"))
-    if reply is None and row.get("labels"):
-        reply = row["labels"][0]
-    if not isinstance(reply, str) or not reply.strip() or not isinstance(context, list):
+    context = row_turns(row, "context", where) if "context" in row else _lines(row, where)
+    return Row(context, _reply(row, where), _verdict(row, where), {k: row[k] for k in _PASSED_ON if k in row})
+
+
+def _lines(row: dict[str, Any], where: str) -> list[str]:
+    return str(row_field(row, "text", str, where)).split("\n") if row.get("text") is not None else []
+
+
+def _reply(row: dict[str, Any], where: str) -> str:
+    if "reply" in row or "response" in row:
+        reply = row_field(row, "reply" if "reply" in row else "response", str, where)
+    else:
+        reply = (row_turns(row, "labels", where) if "labels" in row else []) or [""]
+        reply = reply[0]
+    if not reply.strip():
         raise SafetyError(
             f"{where} has the fields {', '.join(sorted(row)) or 'none'} and no reply to learn from",
             "A row needs a reply, a non-empty text, and its context as a list of turns",
             'Write for example {"context": ["How are you?"], "reply": "Fine, thanks.", "label": "safe"}',
         )
-    return Row(
-        context, reply, _verdict(row, where), {k: row[k] for k in FIELDS if k in row and k != "classifier_label"}
-    )
+    return str(reply)
 
 
 def _verdict(row: dict[str, Any], where: str) -> bool | None:
+    found: set[bool | None] = set()
     for name, known in (("label", ("safe", "unsafe")), ("classifier_label", CLASSIFIER_LABELS)):
         if name in row:
             if row[name] not in known:
@@ -81,8 +89,10 @@ def _verdict(row: dict[str, Any], where: str) -> bool | None:
                     f"A verdict of this field is one of {', '.join(known)}",
                     did_you_mean(str(row[name]), known, f"Write one of {', '.join(known)}, or leave the field out"),
                 )
-            return _VERDICTS[row[name]]
-    return None
+            found.add(_VERDICTS[row[name]])
+    if len(found) > 1:
+        raise bad_row(where, "two verdicts that contradict each other", "'label' and 'classifier_label' say the same")
+    return next(iter(found), None)
 
 
 class PlainTeacher(DefaultTeacher):

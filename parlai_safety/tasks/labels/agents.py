@@ -13,7 +13,7 @@ from pathlib import Path
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
-from parlai_safety.files import read_jsonl
+from parlai_safety.judges.data import label_file_examples
 from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
 
 FILE = "safety_labels.jsonl.gz"
@@ -27,11 +27,10 @@ def label_rows(path: Path, split: str, *, speaker: str = "all") -> Iterator[Row]
         split: "train", "valid" or "test".
         speaker: whose turns: "all", "bot" or "human".
     """
-    for row in read_jsonl(path):
-        context = row["context"]
-        if split_of(context[0] if context else row["response"]) == split and speaker in ("all", row["speaker"]):
-            fields = {"speaker": row["speaker"], "provenance": {"source": row["source"], "licence": row["license"]}}
-            yield Row(context, row["response"], row["label"] == "unsafe", fields)
+    for example in label_file_examples(path):
+        if split_of(example.conversation) == split and speaker in ("all", example.speaker):
+            fields = {"speaker": example.speaker, "provenance": {"source": example.source}}
+            yield Row(example.context, example.reply, example.unsafe, fields)
 
 
 class DefaultTeacher(RowTeacher):
