@@ -7,5 +7,7 @@ FOLDERS = {"parlai_safety._zoo": "zoo", "parlai_safety._projects": "projects"}
 setup(
     packages=find_namespace_packages(include=["parlai_safety*", "parlai_internal*"]) + list(FOLDERS),
     package_dir=FOLDERS,
-    package_data={"": ["*.jsonl", "*.json", "*.txt", "*.md", "*.yaml", "*.yml", "*.j2", "*.opt", "*.sh", "py.typed"]},
+    package_data={
+        "": [f"**/*.{ending}" for ending in ("jsonl", "json", "txt", "md", "yaml", "j2", "opt", "sh")] + ["py.typed"]
+    },
 )
