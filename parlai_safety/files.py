@@ -98,6 +98,12 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
         )
 
 
+def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of `read_jsonl`, each with its place for an error text, as in "Row 3 of 'talk.jsonl'"."""
+    for number, row in enumerate(read_jsonl(path), 1):
+        yield f"Row {number} of {str(path)!r}", row
+
+
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         row = json.loads(line)

@@ -50,8 +50,7 @@ def mutators() -> list[Item]:
     """`--mutators` names."""
     from parlai.core.mutators import MUTATOR_REGISTRY
 
-    for module in pkgutil.iter_modules(importlib.import_module("parlai_safety.mutators").__path__):
-        importlib.import_module(f"parlai_safety.mutators.{module.name}")
+    import_all("parlai_safety.mutators")
     ours = {name: kind for name, kind in MUTATOR_REGISTRY.items() if kind.__module__.startswith("parlai_safety.")}
     return [Item(f"--mutators {name}", _line(kind)) for name, kind in sorted(ours.items())]
 
@@ -67,8 +66,7 @@ def commands() -> list[Item]:
     """`parlai` commands."""
     from parlai.core.loader import SCRIPT_REGISTRY
 
-    for module in pkgutil.iter_modules(importlib.import_module("parlai_safety.scripts").__path__):
-        importlib.import_module(f"parlai_safety.scripts.{module.name}")
+    import_all("parlai_safety.scripts")
     ours = {n: r.klass for n, r in SCRIPT_REGISTRY.items() if r.klass.__module__.startswith("parlai_safety.")}
     return [Item(f"parlai {name}", _line(script)) for name, script in sorted(ours.items())]
 
@@ -82,6 +80,12 @@ def everything() -> dict[str, list[Item]]:
         "judges": judges(),
         "commands": commands(),
     }
+
+
+def import_all(package: str) -> None:
+    """Import every module of a package or namespace, so that what it registers is registered."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+        importlib.import_module(module.name)
 
 
 def _modules(package: str) -> list[tuple[str, ModuleType]]:

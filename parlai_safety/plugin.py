@@ -8,8 +8,6 @@ processes and the tests.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +51,7 @@ def register(*, commands: bool = False) -> None:
         compat.apply_all()
         _done.add("repo")
     if commands and "commands" not in _done:
-        _import_all("parlai_safety.scripts")
+        inventory.import_all("parlai_safety.scripts")
         register_mutators()  # ParlAI looks for mutators in a namespace that a user's own package may hide
         _done.add("commands")
 
@@ -61,14 +59,8 @@ def register(*, commands: bool = False) -> None:
 def register_mutators() -> None:
     """Import the modules that hold our `@register_mutator` classes; a second call does nothing."""
     if "mutators" not in _done:
-        _import_all("parlai_safety.mutators")
+        inventory.import_all("parlai_safety.mutators")
         _done.add("mutators")
-
-
-def _import_all(package: str) -> None:
-    path = importlib.import_module(package).__path__
-    for module in pkgutil.iter_modules(path, package + "."):
-        importlib.import_module(module.name)
 
 
 def _print_without_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -46,11 +46,7 @@ def download(name: str, datapath: str | Path) -> Path:
     """
     models = registry()
     if name not in models:
-        raise SafetyError(
-            f"zoo:safety/{name} is not in the registry",
-            f"The registry lists {', '.join(sorted(models)) or 'no model yet'}",
-            did_you_mean(name, models, "Train one instead, as the README shows, and give its --model-file"),
-        )
+        raise unknown_model(name)
     folder = Path(datapath) / "models" / "safety" / name
     folder.mkdir(parents=True, exist_ok=True)
     for entry in models[name]["files"]:
@@ -58,6 +54,16 @@ def download(name: str, datapath: str | Path) -> Path:
         if not path.is_file() or sha256(path) != entry["sha256"]:
             _fetch(entry["url"], path, entry["sha256"])
     return folder
+
+
+def unknown_model(name: str) -> SafetyError:
+    """The error for a name that is not in the registry; it tells which names are."""
+    models = registry()
+    return SafetyError(
+        f"zoo:safety/{name} is not in the registry",
+        f"The registry lists {', '.join(sorted(models)) or 'no model yet'}",
+        did_you_mean(name, models, "Train one instead, as the README shows, and give its --model-file"),
+    )
 
 
 def _fetch(url: str, path: Path, expected: str) -> None:

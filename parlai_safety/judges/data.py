@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import bad_row, read_jsonl, row_field, row_turns
+from parlai_safety.files import bad_row, read_rows, row_field, row_turns
 from parlai_safety.judges.verdict import SPEAKERS, Speaker
 
 ORDINARY = "ordinary:"
@@ -87,8 +87,7 @@ def label_file_examples(path: str | Path) -> list[Example]:
         SafetyError: the file is missing or empty, or a row lacks a field or has a value outside the above.
     """
     examples = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        where = f"Row {number} of {str(path)!r}"
+    for where, row in read_rows(path):
         context, reply = row_turns(row, "context", where), row_field(row, "response", str, where)
         label, speaker = row.get("label"), row.get("speaker")
         if label not in ("safe", "unsafe"):
@@ -118,8 +117,7 @@ def ordinary_file_examples(path: str | Path, *, count: int, seed: int) -> list[E
         SafetyError: the file is missing or empty, or a row lacks a field.
     """
     rows = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        where = f"Row {number} of {str(path)!r}"
+    for where, row in read_rows(path):
         turns = row_turns(row, "turns", where)
         if len(turns) >= 2:
             rows.append((turns, row_field(row, "source", str, where)))

@@ -10,13 +10,15 @@ that was interrupted goes on where it stopped.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import platform
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +42,7 @@ from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
 from parlai_safety.loops.sources import Source, distinct_contexts, source_of, spread
 from parlai_safety.loops.stages import Run
 from parlai_safety.loops.training import quiet, train
+from parlai_safety.tasks.common import Row
 
 COPIES_OF_A_POSITIVE = 2  # arXiv:2211.05826, released recipe: an identical positive reply at most twice
 SHOWN_EXAMPLES = 12
@@ -134,23 +137,15 @@ class _Job:
         """Train and measure everything, then write the report."""
         judges = self.run.stage("judges", self._train_judges)
         self.run.stage("vocabulary", self._train_vocabulary)
-        timings = {
-            "base": [self.run.stage("base", self._train_base)],
-            "CRINGE": [self.run.stage("cringe", self._train_cringe)],
-        }
+        # Each system: its name in the report, its folder, and the stages whose time it took.
+        trained = [("base", "base", [self.run.stage("base", self._train_base)])]
         if self.recipe.base.get("control"):
-            timings["base, trained on"] = [self.run.stage("control", self._train_control)]
-        timings["CRINGE iterated"] = [
-            self.run.stage("replies", self._collect_replies),
-            self.run.stage("iterated", self._train_iterated),
-        ]
-        folders = {
-            "base": "base", "base, trained on": "control", "CRINGE": "cringe", "CRINGE iterated": "iterated"
-        }  # fmt: skip
+            trained.append(("base, trained on", "control", [self.run.stage("control", self._train_control)]))
+        trained.append(("CRINGE", "cringe", [self.run.stage("cringe", self._train_cringe)]))
+        made = self.run.stage("replies", self._collect_replies)
+        trained.append(("CRINGE iterated", "iterated", [made, self.run.stage("iterated", self._train_iterated)]))
         systems = [
-            self._evaluate(name, folder, sum(stage["seconds"] for stage in timings[name]))
-            for name, folder in folders.items()
-            if name in timings
+            self._evaluate(name, folder, sum(stage["seconds"] for stage in stages)) for name, folder, stages in trained
         ]
         report = Report(
             title="CRINGE: a base chat model, one round, and one more round on its own judged replies",
@@ -158,10 +153,10 @@ class _Job:
             judge=judges["grader"],
             seed=self.seed,
             versions=_versions(),
-            data={"name": self.source.name, "files": self.source.hashes, "replies": timings["CRINGE iterated"][0]},
+            data={"name": self.source.name, "files": self.source.hashes, "replies": made},
             commands=[command],
             hardware=_hardware(),
-            notes=self._notes(judges, timings["CRINGE iterated"][0]),
+            notes=self._notes(judges, made),
         )
         write_report(report, self.folder)
         return report
@@ -209,13 +204,11 @@ class _Job:
         from tokenizers import ByteLevelBPETokenizer
 
         tokenizer = ByteLevelBPETokenizer(add_prefix_space=True)
-        texts = (text for rows in self._training_rows() for row in rows for text in (*row.context[-1:], row.reply))
+        rows = itertools.chain(self.source.ordinary("train"), self.source.adversarial("train"))
+        texts = (text for row in rows for text in (*row.context[-1:], row.reply))
         tokenizer.train_from_iterator(texts, vocab_size=self.recipe.vocabulary, show_progress=False)
         tokenizer.save_model(str(folder), "bpe")
         return {"size": tokenizer.get_vocab_size()}
-
-    def _training_rows(self) -> Iterable[Iterable[Any]]:
-        return self.source.ordinary("train"), self.source.adversarial("train")
 
     def _options(self) -> dict[str, Any]:
         vocabulary = self.folder / "vocabulary"
@@ -287,8 +280,8 @@ class _Job:
         contexts = spread(distinct_contexts(self.source.adversarial("train")), settings["contexts"])
         contexts = [context for context in contexts for _ in range(settings["samples"])]
         said = self._answers("cringe", contexts, folder / "generated.jsonl", settings["decoding"])
-        verdicts = score(self._judge("labeller"), said, contexts)
-        threshold = self._judge("labeller").threshold
+        labeller = self._judge("labeller")
+        verdicts, threshold = score(labeller, said, contexts), labeller.threshold
         chosen = balanced(said, verdicts, threshold, random.Random(self.seed))
         rows = (
             {
@@ -333,10 +326,17 @@ class _Job:
 
     # --- evaluation -----------------------------------------------------------------------------------------------
 
-    def _evaluate(self, name: str, system: str, training_seconds: float) -> SystemResult:
+    @functools.cached_property
+    def _test_contexts(self) -> tuple[list[list[str]], list[Row]]:
+        """Adversarial contexts and ordinary rows of the test split: the same for every system, so read once."""
         settings = self.recipe.evaluation
         hostile = spread(distinct_contexts(self.source.adversarial("test")), settings["adversarial"])
-        ordinary = spread(list(self.source.ordinary("test")), settings["ordinary"])
+        return hostile, spread(list(self.source.ordinary("test")), settings["ordinary"])
+
+    def _evaluate(self, name: str, system: str, training_seconds: float) -> SystemResult:
+        settings = self.recipe.evaluation
+        hostile, ordinary = self._test_contexts
+        judges = {role: self._judge(role) for role in ("grader", "labeller")}
 
         def measure(folder: Path) -> dict[str, Any]:
             decoding = self.recipe.decoding
@@ -349,7 +349,7 @@ class _Job:
                     self.source.ordinary_task,
                     **{**self.source.task_options, "chat_max_dialogues": settings["perplexity_dialogues"]},
                 )
-            judged = {role: score(self._judge(role), said, hostile) for role in ("grader", "labeller")}
+            judged = {role: score(judge, said, hostile) for role, judge in judges.items()}
             f1s = [f1(text or "", [row.reply]) for text, row in zip(chat, ordinary, strict=True)]
             every = [text for text in (*said, *chat) if text]
             return {
@@ -363,9 +363,9 @@ class _Job:
         result = self.run.stage(f"evaluation/{system}", measure)
         said = self._answers(system, hostile, self.folder / "evaluation" / system / "adversarial.jsonl", {})
         verdicts = {role: [Verdict(*v) for v in listed] for role, listed in result["verdicts"].items()}
-        grader, labeller = self._judge("grader"), self._judge("labeller")
-        graded = rate([is_unsafe(v, grader.threshold) for v in verdicts["grader"]])
-        labelled = rate([is_unsafe(v, labeller.threshold) for v in verdicts["labeller"]])
+        graded, labelled = (
+            rate([is_unsafe(v, judges[role].threshold) for v in verdicts[role]]) for role in ("grader", "labeller")
+        )
         return SystemResult(
             name=name,
             unsafe_rate=graded.value,
@@ -377,7 +377,7 @@ class _Job:
             distinct_2=result["distinct_2"],
             canned_rate=result["canned_rate"],
             seconds=training_seconds + result["seconds"],
-            examples=_shown(hostile, said, verdicts["grader"], grader.threshold),
+            examples=_shown(hostile, said, verdicts["grader"], judges["grader"].threshold),
             extra={"unsafe_rate_by_labeller": labelled.value, "unsafe_interval_by_labeller": labelled.interval},
         )
 

@@ -8,7 +8,7 @@ import sys
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-from parlai_safety.scripts.common import say
+from parlai_safety.scripts.common import job_parser, say
 
 
 @register_script("safety_demo")
@@ -18,11 +18,12 @@ class SafetyDemo(ParlaiScript):
     @classmethod
     def setup_args(cls) -> ParlaiParser:
         """Where from, where to, with which recipe and seed."""
-        parser = ParlaiParser(False, False, "Train, judge and report: base model, CRINGE, CRINGE iterated")
-        parser.add_argument("--out", type=str, default="runs/demo", help="Run folder; a started run goes on there.")
+        parser = job_parser(
+            "Train, judge and report: base model, CRINGE, CRINGE iterated",
+            out="runs/demo",
+            out_help="Run folder; a started run goes on there.",
+        )
         parser.add_argument("--recipe", type=str, default="cringe/demo", help="A recipe file, or a name in projects/.")
-        parser.add_argument("--data", type=str, default=None, help="Folder of real data; the shipped corpus if absent.")
-        parser.add_argument("--seed", type=int, default=1, help="Seed of everything that is random.")
         return parser
 
     def run(self) -> None:

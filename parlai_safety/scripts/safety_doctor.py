@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import pkgutil
 import platform
-import sys
 from importlib import metadata
 from pathlib import Path
 
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
+from parlai_safety.inventory import import_all
 from parlai_safety.scripts.common import say
 
 _VERSIONS = ("parlai_safety", "parlai", "torch", "numpy", "scikit-learn", "setuptools")
@@ -44,6 +42,7 @@ class SafetyDoctor(ParlaiScript):
 
         from parlai_safety import compat
         from parlai_safety.inventory import everything
+        from parlai_safety.tasks.common import data_folder
 
         say("parlai_safety doctor\n")
         versions = ", ".join(f"{name} {_version(name)}" for name in _VERSIONS)
@@ -65,7 +64,7 @@ class SafetyDoctor(ParlaiScript):
             state = "installed" if found else f"missing    pip install '.[{extra}]' in the clone"
             say(f"  {extra:<8} {purpose:<34} {state}")
         say("\ndata")
-        for line in _data(self.opt.get("safety_datapath") or os.environ.get("SAFETY_DATA")):
+        for line in _data(data_folder(self.opt)):
             say(f"  {line}")
 
 
@@ -87,9 +86,7 @@ def _hook() -> str:
         )
     try:
         # What ParlAI does when it starts, where it drops any ImportError in silence.
-        importlib.import_module("parlai_internal.scripts")
-        for module in pkgutil.iter_modules(sys.modules["parlai_internal.scripts"].__path__, "parlai_internal.scripts."):
-            importlib.import_module(module.name)
+        import_all("parlai_internal.scripts")
     except ImportError as error:
         return f"plain `parlai` does NOT know us: a module of your parlai_internal.scripts does not import ({error})"
     return "plain `parlai` knows us through the namespace parlai_internal"

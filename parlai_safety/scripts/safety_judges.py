@@ -5,7 +5,7 @@ from __future__ import annotations
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-from parlai_safety.scripts.common import say
+from parlai_safety.scripts.common import job_parser, say
 
 
 @register_script("safety_judges")
@@ -15,11 +15,11 @@ class SafetyJudges(ParlaiScript):
     @classmethod
     def setup_args(cls) -> ParlaiParser:
         """Where from, where to, which seed."""
-        parser = ParlaiParser(False, False, "Train two linear judges on disjoint halves: one labels, one grades")
-        parser.add_argument("--out", type=str, default="judges", help="Folder for the judges and their cards.")
-        parser.add_argument("--data", type=str, default=None, help="Folder of real data; the shipped corpus if absent.")
-        parser.add_argument("--seed", type=int, default=1, help="Divides the halves.")
-        return parser
+        return job_parser(
+            "Train two linear judges on disjoint halves: one labels, one grades",
+            out="judges",
+            out_help="Folder for the judges and their cards.",
+        )
 
     def run(self) -> None:
         """Train, write, print."""

@@ -122,13 +122,18 @@ def add_datapath_option(parser: ParlaiParser, title: str) -> None:
     )
 
 
+def data_folder(opt: Opt) -> str | None:
+    """The folder of real data that `--safety-datapath` or SAFETY_DATA names, or None."""
+    return opt.get("safety_datapath") or os.environ.get("SAFETY_DATA")
+
+
 def data_file(opt: Opt, name: str) -> Path:
     """The path of a real data file.
 
     Raises:
         SafetyError: no folder is named, or the file is not in it.
     """
-    folder = opt.get("safety_datapath") or os.environ.get("SAFETY_DATA")
+    folder = data_folder(opt)
     if not folder:
         raise SafetyError(
             f"The task needs the data file {name}, and neither --safety-datapath nor SAFETY_DATA is set",

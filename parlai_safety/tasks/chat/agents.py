@@ -13,7 +13,7 @@ from pathlib import Path
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
-from parlai_safety.files import read_jsonl, row_field, row_turns
+from parlai_safety.files import read_rows, row_field, row_turns
 from parlai_safety.options import add_options, option, options_from
 from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
 
@@ -39,8 +39,7 @@ def chat_rows(path: Path, split: str, history: int = 3, max_dialogues: int | Non
         max_dialogues: stop after so many dialogues of the split.
     """
     count = 0
-    for number, dialogue in enumerate(read_jsonl(path), 1):
-        where = f"Row {number} of {str(path)!r}"
+    for where, dialogue in read_rows(path):
         turns = row_turns(dialogue, "turns", where, at_least=2)
         source = row_field(dialogue, "source", str, where)
         if split_of(turns[0]) != split:

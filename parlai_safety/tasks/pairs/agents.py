@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
-from parlai_safety.files import read_jsonl, row_field, row_turns
+from parlai_safety.files import read_rows, row_field, row_turns
 from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
 
 
@@ -27,9 +27,7 @@ class DefaultTeacher(RowTeacher):
 
     def rows(self, split: str) -> Iterator[Row]:
         """Chosen replies as safe rows, each with its rejected counterpart in `rejected`."""
-        path = data_file(self.opt, "preference_pairs.jsonl.gz")
-        for number, row in enumerate(read_jsonl(path), 1):
-            where = f"Row {number} of {str(path)!r}"
+        for where, row in read_rows(data_file(self.opt, "preference_pairs.jsonl.gz")):
             context = row_turns(row, "context", where, at_least=1)
             chosen, rejected, source = (row_field(row, k, str, where) for k in ("chosen", "rejected", "source"))
             if split_of(context[0]) == split:
