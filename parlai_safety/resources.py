@@ -6,6 +6,7 @@ packages: an `__init__.py` in `projects/` would shadow the top-level package of 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from parlai_safety.errors import SafetyError, did_you_mean
@@ -38,3 +39,11 @@ def recipe(name: str) -> Path:
         "There is neither a file of that name nor a shipped recipe",
         did_you_mean(name, known, f"The shipped recipes are: {', '.join(sorted(known))}"),
     )
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: SAFETY_CACHE, or `parlai_safety` in the user's cache folder."""
+    named = os.environ.get("SAFETY_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parlai_safety"

@@ -1,20 +1,27 @@
-"""Replies and perplexities of any ParlAI agent, in batches.
+"""Replies and losses of any ParlAI agent, in batches.
 
-The agent's own `observe`/`batch_act` are used, as in ParlAI's batch world; nothing is known of the model inside. A
-reply that the agent did not give is None, never an empty safe one.
+The agent's own `observe`/`batch_act` are used, as in ParlAI's batch world; an agent that acts on one message alone is
+asked one by one. Nothing is known of the model inside. A reply that the agent did not give is None, never an empty
+safe one.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from parlai.core.agents import create_agent_from_model_file
+from parlai.core.agents import create_agent, create_agent_from_model_file
 from parlai.core.message import Message
+from parlai.core.opt import Opt
 from parlai.core.worlds import create_task
 
 from parlai_safety.message import join_context
+
+INFERENCE = {"skip_generation": False, "interactive_mode": False, "no_cuda": False, "datatype": "valid"}
 
 
 class Likelihood(NamedTuple):
@@ -29,10 +36,44 @@ class Likelihood(NamedTuple):
     examples: int
 
 
+class Said(NamedTuple):
+    """What an agent said in one context.
+
+    Attributes:
+        position: of the context.
+        text: the reply, or None where the agent gave none.
+        reason: why there is none, as far as the agent told; None where there is one.
+    """
+
+    position: int
+    text: str | None
+    reason: str | None
+
+
+class Loss(NamedTuple):
+    """The loss of one label.
+
+    Attributes:
+        position: of the example.
+        nats: summed negative log-likelihood of its tokens, at least 0.
+        tokens: how many, the end token included.
+    """
+
+    position: int
+    nats: float
+    tokens: int
+
+
 def load_agent(model_file: str, **overrides: Any) -> Any:
     """Load an agent for inference, with ParlAI options overridden (`inference="beam"`, `beam_size=5`, ...)."""
-    defaults = {"skip_generation": False, "interactive_mode": False, "no_cuda": False, "datatype": "valid"}
-    return create_agent_from_model_file(model_file, {**defaults, **overrides})
+    return create_agent_from_model_file(model_file, {**INFERENCE, **overrides})
+
+
+def agent_from(opt: Opt) -> Any:
+    """The agent that a command line describes, by model file or by name, made ready for inference."""
+    opt = Opt({**opt, **INFERENCE})
+    opt["override"] = {**opt.get("override", {}), **INFERENCE}
+    return create_agent(opt, requireModelExists=True)
 
 
 def replies(
@@ -43,14 +84,14 @@ def replies(
     batch_size: int = 64,
     known: Container[int] = (),
     progress: Callable[[int], Any] | None = None,
-) -> Iterator[tuple[int, str | None]]:
-    """Yield (index, reply) for each context, batch by batch; contexts of like length share a batch.
+) -> Iterator[Said]:
+    """Yield a reply for each context, batch by batch; contexts of like length share a batch.
 
     Batches and their seeds depend on the contexts alone, so a run that is resumed with `known` gives the replies that a
     straight run would have given, sampled ones too. The caller's random state is left as it was.
 
     Args:
-        agent: a ParlAI agent that can act in batches.
+        agent: any ParlAI agent.
         contexts: turns, oldest first, the last one to be answered.
         seed: of sampled decoding; each batch has a seed of its own made from it.
         batch_size: contexts a batch, at least 1.
@@ -58,7 +99,7 @@ def replies(
         progress: called with the number of new replies of each batch.
 
     Yields:
-        Indices come out of order, each at most once; the reply is None where the agent gave no text.
+        Replies out of order, each index at most once.
     """
     order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])), i))
     clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
@@ -67,21 +108,94 @@ def replies(
         wanted = [index for index in chosen if index not in known]
         if not wanted:
             continue
-        observations = []
-        for clone, index in zip(clones, chosen, strict=False):
-            clone.reset()
-            message = {"id": "context", "text": join_context(contexts[index]), "episode_done": True}
-            observations.append(clone.observe(Message(message)))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed * 1_000_003 + start)
-            acts = agent.batch_act(observations)
-        for clone, index, act in zip(clones, chosen, acts, strict=False):
-            clone.self_observe(act)
+        messages = [{"text": join_context(contexts[index])} for index in chosen]
+        with _seeded(seed * 1_000_003 + start):
+            acts = _acts(agent, clones, messages)
+        for index, act in zip(chosen, acts, strict=True):
             if index not in known:
                 text = act.get("text")
-                yield index, text if text and text.strip() else None
+                said = text if isinstance(text, str) and text.strip() else None
+                yield Said(index, said, None if said else str(act.get("error") or "the model gave no reply"))
         if progress is not None:
             progress(len(wanted))
+
+
+def losses(
+    agent: Any,
+    contexts: Sequence[Sequence[str]],
+    references: Sequence[str],
+    *,
+    batch_size: int = 64,
+    known: Container[int] = (),
+    progress: Callable[[int], Any] | None = None,
+) -> Iterator[Loss]:
+    """Yield the loss of each reference reply (teacher forcing, no generation).
+
+    Args:
+        agent: a ParlAI generator that reports its loss per example, as every `TorchGeneratorAgent` does.
+        contexts: turns, oldest first.
+        references: one reply a context.
+        batch_size: examples a batch.
+        known: indices whose loss is known; a batch of which all are known is not run.
+        progress: called with the number of new losses of each batch.
+
+    Yields:
+        Losses out of order; none at all where the agent reports no loss.
+    """
+    order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])) + len(references[i]), i))
+    was = getattr(agent, "skip_generation", None)
+    clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
+    agent.skip_generation = True
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            wanted = [index for index in chosen if index not in known]
+            if not wanted:
+                continue
+            messages = [{"text": join_context(contexts[i]), "eval_labels": [references[i]]} for i in chosen]
+            acts = _acts(agent, clones, messages)
+            for index, act in zip(chosen, acts, strict=True):
+                loss = act.get("metrics", {}).get("loss")
+                if loss is None:
+                    return
+                if index not in known:
+                    yield Loss(index, float(loss._numer), int(loss._denom))
+            if progress is not None:
+                progress(len(wanted))
+    finally:
+        if was is None:
+            del agent.skip_generation
+        else:
+            agent.skip_generation = was
+
+
+def _acts(agent: Any, clones: Sequence[Any], messages: Sequence[dict[str, Any]]) -> list[Any]:
+    """One act a message, each message an episode of its own."""
+    observations = []
+    used = clones[: len(messages)]
+    for clone, message in zip(used, messages, strict=True):
+        clone.reset()
+        observations.append(clone.observe(Message({"id": "context", "episode_done": True, **message})))
+    acts = agent.batch_act(observations) if hasattr(agent, "batch_act") else [clone.act() for clone in used]
+    for clone, act in zip(used, acts, strict=True):
+        if hasattr(clone, "self_observe"):
+            clone.self_observe(act)
+    return list(acts)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every generator that an agent may draw from, and put their states back."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def likelihood(agent: Any, task: str, *, split: str = "test", batch_size: int = 64, **options: Any) -> Likelihood:

@@ -1,36 +1,26 @@
-"""One report of several systems: a table for the terminal, Markdown, JSON and one self-contained HTML page.
+"""The demo's report of several systems: a table for the terminal, Markdown, JSON and one self-contained HTML page.
 
 A report shows what was measured and by whom: each unsafe rate stands with its interval, its n and the number of
 unscored replies, and the judge stands with its own error rates. A value that is missing reads "unscored" or "n/a" and
-never 0. The page asks the network for nothing and works without scripts. Left out: measuring anything, comparing
-systems reply by reply, and correcting a rate for the errors of its judge; the report says that rates are uncorrected.
+never 0. The page is made of the blocks of `page.py`, as that of `report_runs.py` is, which shows whole evaluations.
+Left out: measuring anything, comparing systems reply by reply, and correcting a rate for the errors of its judge; the
+report says that rates are uncorrected.
 """
 
 from __future__ import annotations
 
-import html
-import io
 import math
-import re
-import unicodedata
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation import page as pages
+from parlai_safety.evaluation import plots
+from parlai_safety.evaluation.page import MISSING, UNSCORED, fraction, in_words, number, percent, plain
 from parlai_safety.evaluation.statistics import Interval, intervals_overlap
 from parlai_safety.files import write_json, write_text
-
-UNSCORED = "unscored"
-MISSING = "n/a"
-
-# Colours that no stylesheet can reach are drawn first and exchanged for CSS colours in the finished SVG.
-_INK, _ACCENT, _PAPER = "#010203", "#040506", "#070809"
-_CSS_COLOURS = {_INK: "currentColor", _ACCENT: "var(--accent)", _PAPER: "var(--paper)"}
 
 _JUDGE_CARD = ("description", "auc", "sensitivity", "specificity", "threshold", "trained_on")
 
@@ -220,11 +210,16 @@ def write_report(report: Report, folder: str | Path) -> ReportFiles:
     """
     folder = Path(folder)
     files = ReportFiles(folder / "report.json", folder / "report.html", folder / "report.md")
-    document, page, text = to_json(report), to_html(report), to_markdown(report)
-    write_json(files.json, document)
-    write_text(files.html, page)
-    write_text(files.markdown, text)
+    write_files(files, to_json(report), page_of(report))
     return files
+
+
+def write_files(files: ReportFiles, document: dict[str, Any], page: pages.Page) -> None:
+    """Write a report's three files, each whole or not at all, after everything was rendered."""
+    shown, text = pages.to_html(page), pages.to_markdown(page)
+    write_json(files.json, document)
+    write_text(files.html, shown)
+    write_text(files.markdown, text)
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -238,7 +233,7 @@ def to_json(report: Report) -> dict[str, Any]:
         row = {key: getattr(system, key) for key in SystemResult.__dataclass_fields__ if key != "examples"}
         extra = row.pop("extra")
         systems.append({**row, "extra": extra, "examples": [asdict(example) for example in system.examples]})
-    document: dict[str, Any] = _plain(
+    document: dict[str, Any] = plain(
         {
             "title": report.title,
             "confidence": report.confidence,
@@ -271,78 +266,156 @@ def terminal_table(report: Report) -> str:
 
 def markdown_table(report: Report) -> str:
     """The table of all systems in Markdown. No trailing newline."""
-    from tabulate import tabulate
-
-    return tabulate(
-        [[_markdown(cell) for cell in row] for row in _rows(report)],
-        headers=_headers(report),
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=("left", *["right"] * (len(_COLUMNS) - 1)),
-    )
+    return pages.markdown_table(_headers(report), _rows(report))
 
 
 def to_markdown(report: Report) -> str:
-    """The report as Markdown, without the examples: Markdown has no place to hide them behind a warning."""
-    judge = [f"- {key}: {_markdown(value)}" for key, value in _judge_card(report)]
-    run = [("seed", report.seed), ("hardware", report.hardware), ("versions", report.versions), ("data", report.data)]
-    parts = [
-        f"# {_markdown(report.title)}",
-        _markdown(headline(report)),
-        markdown_table(report),
-        "\n".join(f"- {_markdown(sentence)}" for sentence in [*remarks(report), *report.notes]),
-        "## Judge",
-        "\n".join(judge),
-        "## Repeat the run",
-        "\n".join(["```sh", *report.commands, "```"]) if report.commands else "",
-        "\n".join(f"- {key}: {_markdown(_in_words(value))}" for key, value in run),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """The report as Markdown, without the plot and without the examples."""
+    return pages.to_markdown(page_of(report))
 
 
 def to_html(report: Report) -> str:
     """The report as one HTML page that asks the network for nothing."""
-    import jinja2
-    from markupsafe import Markup
+    return pages.to_html(page_of(report))
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("parlai_safety.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+
+def page_of(report: Report) -> pages.Page:
+    """The report as blocks."""
+    confidence = f"{100 * report.confidence:g} %"
+    sections = [
+        pages.Section(
+            "measured",
+            "What was measured",
+            [
+                pages.Table(
+                    f"All systems. The unsafe rate stands with its {confidence} interval; n counts the replies that "
+                    "were scored.",
+                    _headers(report),
+                    _rows(report),
+                ),
+                pages.Bullets([*remarks(report), *report.notes]),
+            ],
+        ),
+        pages.Section("traded", "Safety against fluency", [_traded(report, confidence)]),
+        pages.Section("meaning", "What the numbers mean", [pages.Terms(_meanings(confidence))]),
+        pages.Section("judge", "Who judged", [pages.Prose(ABOUT_JUDGES), pages.Terms(_judge_card(report))]),
+    ]
+    if any(system.extra for system in report.systems):
+        blocks: list[pages.Block] = []
+        for system in report.systems:
+            if system.extra:
+                blocks += [pages.Heading(system.name), pages.Terms(list(system.extra.items()))]
+        sections.append(pages.Section("further", "Further measures", blocks))
+    talks = [
+        pages.Talk(system.name, "", [_exchange(example) for example in system.examples])
+        for system in report.systems
+        if system.examples
+    ]
+    if talks:
+        sections.append(pages.Section("examples", "Example replies", [pages.Warned(talks)]))
+    run = [("seed", report.seed), ("hardware", report.hardware), ("versions", report.versions), ("data", report.data)]
+    commands = [pages.Code(report.commands, "Commands")] if report.commands else []
+    sections.append(pages.Section("repeat", "Repeat the run", [*commands, pages.Terms(run)]))
+    return pages.Page(report.title, headline(report), sections)
+
+
+ABOUT_JUDGES = (
+    "Each unsafe rate is as good as its judge. Sensitivity is the share of unsafe replies that it finds, specificity "
+    "the share of safe replies that it leaves alone, and AUC the chance that it ranks an unsafe reply above a safe one "
+    "(0.5 is a coin)."
+)
+
+
+def _meanings(confidence: str) -> list[tuple[str, str]]:
+    return [
+        (
+            "unsafe",
+            "Share of a system's replies that the judge calls unsafe, of those that it could score. Lower is safer.",
+        ),
+        (f"[{confidence}]", ABOUT_INTERVALS),
+        ("unscored", ABOUT_UNSCORED),
+        (
+            "perplexity",
+            "How surprised a system is by ordinary human talk, from 1 upward. Lower is more fluent. Comparable only "
+            "between systems of one vocabulary.",
+        ),
+        (
+            "F1",
+            "Overlap of words with a person's reply to the same context, from 0 to 1. Higher is nearer to what people "
+            "said.",
+        ),
+        (
+            "distinct-2",
+            "Distinct pairs of neighbouring words divided by all such pairs, from 0 to 1. Higher is more varied.",
+        ),
+        (
+            "canned",
+            "Share of replies that are given to at least three contexts (and to 1 % of them), or that repeat a phrase "
+            "three times in a row. A low unsafe rate with many canned replies is evasion and not safety.",
+        ),
+        ("time", "Wall-clock time that the system took on the hardware below."),
+    ]
+
+
+ABOUT_INTERVALS = (
+    "Interval in which the share may well lie, had other contexts of the same kind been drawn. The lowest of many "
+    "systems is partly the lowest by luck, which the interval does not cover."
+)
+ABOUT_UNSCORED = "Replies that the judge could not score. They are neither safe nor unsafe, and are in no rate."
+
+
+def _traded(report: Report, confidence: str) -> pages.Block:
+    left_out = ", ".join(system.name for system in report.systems if not _drawable(system))
     picture = plot_svg(report)
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        headline=_unbroken(headline(report)),
-        remarks=[_unbroken(sentence) for sentence in remarks(report)],
-        headers=_headers(report),
-        rows=_rows(report),
-        judge=_judge_card(report),
-        percent=_unbroken(f"{100 * report.confidence:g} %"),
-        # The only markup that is not escaped: matplotlib wrote it, and escaped the names in it.
-        picture=Markup(picture) if picture else None,
-        left_out=[system.name for system in report.systems if not _drawable(system)],
-        plain=_plain,
-        in_words=_in_words,
-    )
+    if picture is None:
+        return pages.Prose(f"There is no plot: no system has both an unsafe rate and a perplexity ({left_out}).")
+    caption = f"Further down is safer, further left is more fluent. Bars are {confidence} intervals of the unsafe rate."
+    if _drawable(report.systems[0]):
+        caption += f" The hollow mark is {report.systems[0].name}."
+    if left_out:
+        caption += f" Not drawn, for want of an unsafe rate or a perplexity: {left_out}."
+    return pages.Figure([picture], caption)
+
+
+def _exchange(example: Example) -> pages.Exchange:
+    words = example.verdict if example.p_unsafe is None else f"{example.verdict}, P(unsafe) {example.p_unsafe:.2f}"
+    return pages.Exchange("", example.context, [pages.Said(None, (), example.reply, example.verdict, words)])
+
+
+class Standing(NamedTuple):
+    """What a headline needs of a system: its name, its unsafe rate (None is unscored), and the interval if any."""
+
+    name: str
+    rate: float | None
+    interval: Interval | None
 
 
 def headline(report: Report) -> str:
     """The result in plain words: the lowest unsafe rate against the rate of the first system, and at what price."""
-    base, best = report.systems[0], _best(report)
-    if len(report.systems) == 1:
-        return f"{base.name}: {_unsafe_words(base)}."
+    return standings_in_words(
+        [
+            Standing(s.name, s.unsafe_rate, None if s.unsafe_interval is None else Interval(*s.unsafe_interval))
+            for s in report.systems
+        ]
+    )
+
+
+def standings_in_words(standings: Sequence[Standing]) -> str:
+    """The lowest unsafe rate against the rate of the first system; at least one system."""
+    base = standings[0]
+    best = min((s for s in standings[1:] if s.rate is not None), key=lambda s: _known(s.rate), default=None)
+    if len(standings) == 1:
+        return f"{base.name}: {_rate_words(base.rate)}."
     if best is None:
-        return f"{base.name}: {_unsafe_words(base)}. No other system could be scored."
-    if base.unsafe_rate is None:
-        return f"{best.name}: {_unsafe_words(best)}. {base.name} is unscored, so there is nothing to compare with."
-    assert best.unsafe_rate is not None and best.unsafe_interval is not None and base.unsafe_interval is not None
-    if best.unsafe_rate >= base.unsafe_rate:
-        return f"No system gives fewer unsafe replies than {base.name}, with {_percent(base.unsafe_rate)}."
-    words = f"{best.name}: {_unsafe_words(best)} against {_percent(base.unsafe_rate)} of {base.name}."
-    if intervals_overlap(Interval(*best.unsafe_interval), Interval(*base.unsafe_interval)):
+        return f"{base.name}: {_rate_words(base.rate)}. No other system could be scored."
+    if base.rate is None:
+        return f"{best.name}: {_rate_words(best.rate)}. {base.name} is unscored, so there is nothing to compare with."
+    if _known(best.rate) >= base.rate:
+        return f"No system gives fewer unsafe replies than {base.name}, with {percent(base.rate)}."
+    words = f"{best.name}: {_rate_words(best.rate)} against {percent(base.rate)} of {base.name}."
+    if best.interval is None or base.interval is None:
+        return words + " Not both have an interval, so this run does not settle which is lower."
+    if intervals_overlap(best.interval, base.interval):
         words += " The intervals overlap, so this run does not settle which is lower."
     return words
 
@@ -355,10 +428,10 @@ def remarks(report: Report) -> list[str]:
         parts = [
             f"{label} {show(getattr(best, key))} against {show(getattr(base, key))}"
             for label, key, show in (
-                ("perplexity", "perplexity", _number),
-                ("F1", "f1", _share),
-                ("distinct-2", "distinct_2", _share),
-                ("canned replies", "canned_rate", _percent),
+                ("perplexity", "perplexity", number),
+                ("F1", "f1", fraction),
+                ("distinct-2", "distinct_2", fraction),
+                ("canned replies", "canned_rate", percent),
             )
         ]
         sentences.append(f"{best.name} against {base.name}: {', '.join(parts)}.")
@@ -367,11 +440,11 @@ def remarks(report: Report) -> list[str]:
         for system in report.systems
         if system.unsafe_rate is None
     )
-    bounds = [_unscored_bounds(system) for system in report.systems if system.unscored]
-    if any(bounds):
+    bounds = [_bounds_in_words(s) for s in report.systems if s.unscored and s.unsafe_rate is not None]
+    if bounds:
         sentences.append(
             f"Unscored replies are in no rate. Unsafe rate if all of them were safe, and if all were unsafe: "
-            f"{'; '.join(filter(None, bounds))}."
+            f"{'; '.join(bounds)}."
         )
     sentences.append(
         "Unsafe rates are counted by the judge and not corrected for its errors; intervals cover sampling error alone."
@@ -379,12 +452,15 @@ def remarks(report: Report) -> list[str]:
     return sentences
 
 
-def _unscored_bounds(system: SystemResult) -> str | None:
-    if system.unsafe_rate is None:
-        return None
-    total, unsafe = system.n + system.unscored, system.unsafe_rate * system.n
-    low, high = _percent(unsafe / total), _percent((unsafe + system.unscored) / total)
-    return f"{system.name} {low} and {high} ({system.unscored} of {total} unscored)"
+def unscored_bounds(rate: float, n: int, unscored: int) -> Interval:
+    """The rates in [0, 1] if all unscored replies were safe, and if all were unsafe; `rate` is that of the n others."""
+    return Interval(rate * n / (n + unscored), (rate * n + unscored) / (n + unscored))
+
+
+def _bounds_in_words(system: SystemResult) -> str:
+    ends = unscored_bounds(_known(system.unsafe_rate), system.n, system.unscored)
+    total = system.n + system.unscored
+    return f"{system.name} {percent(ends.low)} and {percent(ends.high)} ({system.unscored} of {total} unscored)"
 
 
 def _best(report: Report) -> SystemResult | None:
@@ -394,144 +470,41 @@ def _best(report: Report) -> SystemResult | None:
 
 
 def plot_svg(report: Report) -> str | None:
-    """Unsafe rate over perplexity as an SVG element for an HTML page, or None where no system has both.
-
-    The colours are CSS ones: the text colour of the page, --accent and --paper. The same report gives the same bytes.
-    """
-    points = [system for system in report.systems if _drawable(system)]
+    """Unsafe rate over perplexity as an SVG element for an HTML page, or None where no system has both."""
+    points = [
+        plots.Point(
+            system.name,
+            _known(system.perplexity),
+            100 * _known(system.unsafe_rate),
+            y_ends=_per_cent(system.unsafe_interval),
+            hollow=system is report.systems[0],
+        )
+        for system in report.systems
+        if _drawable(system)
+    ]
     if not points:
         return None
-    import matplotlib
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    ink = {key: _INK for key in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")}
-    settings = {**ink, "svg.hashsalt": "parlai_safety", "svg.fonttype": "none", "font.size": 10, "axes.linewidth": 0.7}
-    stream = io.StringIO()
-    # The reader's own matplotlib style must not reach the report, nor ours anything else that is drawn.
-    with matplotlib.style.context(["default", settings], after_reset=True), warnings.catch_warnings():
-        # Text stays text: a letter that the measuring font lacks is drawn by the browser's own font.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(4.5, 3.7), layout="constrained")
-        FigureCanvasSVG(figure)
-        _draw(figure, points, base=report.systems[0])
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]  # the XML declaration and the DOCTYPE have no place inside HTML
-    for sentinel, colour in _CSS_COLOURS.items():
-        svg = svg.replace(sentinel, colour)
-    svg = svg.replace("*{", ".plot svg *{", 1)
-    spoken = "; ".join(f"{s.name}: {_unsafe_words(s)}, perplexity {_number(s.perplexity)}" for s in points)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(spoken)}" ', 1)
+    drawn = (system for system in report.systems if _drawable(system))
+    return plots.scatter(
+        points,
+        plots.Axis("perplexity on ordinary talk", may_be_log=True),
+        plots.Axis("unsafe replies, %", from_zero=True),
+        name="traded",
+        spoken="; ".join(f"{s.name}: {_unsafe_words(s)}, perplexity {number(s.perplexity)}" for s in drawn),
+    )
 
 
 def _drawable(system: SystemResult) -> bool:
     return system.unsafe_rate is not None and system.perplexity is not None
 
 
-def _draw(figure: Any, points: Sequence[SystemResult], base: SystemResult) -> None:
-    axes = figure.add_subplot()
-    perplexities = [_known(system.perplexity) for system in points]
-    logarithmic = max(perplexities) > 10 * min(perplexities)
-    axes.set_xlabel("perplexity on ordinary talk" + (", log scale" if logarithmic else ""))
-    axes.set_ylabel("unsafe replies, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
-    axes.set_axisbelow(True)
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
-    marks = []
-    for system in points:
-        x, y = _known(system.perplexity), 100 * _known(system.unsafe_rate)
-        low, high = (100 * end for end in system.unsafe_interval or ())
-        axes.plot([x, x], [low, high], color=_ACCENT, linewidth=1.4, solid_capstyle="butt", clip_on=False)
-        filling = _PAPER if system is base else _ACCENT
-        axes.plot([x], [y], "o", color=_ACCENT, markersize=6, markerfacecolor=filling, clip_on=False, zorder=3)
-        marks.append((x, low, y, high))
-    axes.margins(x=0.12)
-    axes.set_ylim(0, max(5.0, 1.12 * max(high for *_, high in marks)))
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    _label(axes, [system.name for system in points], marks)
-
-
-def _label(axes: Any, names: Sequence[str], marks: Sequence[tuple[float, float, float, float]]) -> None:
-    """Write each name beside its mark where it covers the least of what is drawn already."""
-    bounds = axes.get_window_extent()
-    pixel = axes.figure.dpi / 72  # one point
-    to_pixels = axes.transData.transform
-    taken = []
-    for x, low, y, high in marks:
-        (left, bottom), (_, middle), (_, top) = to_pixels([(x, low), (x, y), (x, high)])
-        taken.append((left - 2 * pixel, bottom - 2 * pixel, left + 2 * pixel, top + 2 * pixel))
-        taken.append((left - 4 * pixel, middle - 4 * pixel, left + 4 * pixel, middle + 4 * pixel))
-    for name, (x, _, y, _) in zip(names, marks, strict=True):
-        centre_x, centre_y = to_pixels((x, y))
-        best: tuple[float, tuple[float, float], str] | None = None
-        text = axes.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", va="center", parse_math=False)
-        width = 1.06 * text.get_window_extent().width  # the browser's font may be wider than the measured one
-        if width > bounds.width:
-            text.set_fontsize(text.get_fontsize() * bounds.width / width)
-            width = bounds.width
-        half = 6 * pixel
-        for rise in (0, 9, -9, 15, -15, 22, -22, 30, -30, 38, -38, 48, -48, 60, -60):
-            for side, align in ((8, "left"), (-8, "right"), (0, "center")):
-                if align == "center" and abs(rise) < 15:
-                    continue
-                before = {"left": 0.0, "right": width, "center": width / 2}[align]
-                wished = centre_x + side * pixel - before
-                start = max(bounds.x0, min(wished, bounds.x1 - width))
-                middle = centre_y + rise * pixel
-                box = (start, middle - half, start + width, middle + half)
-                outside = _area(box) - _shared(box, tuple(bounds.extents))
-                offset = ((start + before - centre_x) / pixel, rise)
-                cost = 1000 * outside + 10 * sum(_shared(box, other) for other in taken) + abs(rise) * pixel**2
-                if best is None or cost < best[0]:
-                    best, chosen = (cost, offset, align), box
-        assert best is not None
-        text.set(ha=best[2])
-        text.set_position(best[1])
-        taken.append(chosen)
-        if abs(best[1][1]) > 15:
-            axes.annotate(
-                "",
-                (x, y),
-                xytext=best[1],
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": _INK, "alpha": 0.5, "linewidth": 0.5, "shrinkB": 4},
-            )
-
-
-def _area(box: tuple[float, float, float, float]) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
-def _shared(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+def _per_cent(ends: Sequence[float] | None) -> plots.Ends | None:
+    return None if ends is None else (100 * ends[0], 100 * ends[1])
 
 
 def _known(value: float | None) -> float:
     assert value is not None
     return float(value)
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{100 * share:.1f} %"
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:.2f}" if value < 10_000 else f"{value:.2e}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -547,11 +520,15 @@ def _unsafe(system: SystemResult) -> str:
     if system.unsafe_rate is None or system.unsafe_interval is None:
         return UNSCORED
     low, high = (100 * end for end in system.unsafe_interval)
-    return f"{_percent(system.unsafe_rate)} [{low:.1f}, {high:.1f}]"
+    return f"{percent(system.unsafe_rate)} [{low:.1f}, {high:.1f}]"
 
 
 def _unsafe_words(system: SystemResult) -> str:
-    return UNSCORED if system.unsafe_rate is None else f"{_percent(system.unsafe_rate)} unsafe replies"
+    return _rate_words(system.unsafe_rate)
+
+
+def _rate_words(rate: float | None) -> str:
+    return UNSCORED if rate is None else f"{percent(rate)} unsafe replies"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[SystemResult], str]], ...] = (
@@ -559,10 +536,10 @@ _COLUMNS: tuple[tuple[str, Callable[[SystemResult], str]], ...] = (
     ("unsafe", _unsafe),
     ("n", lambda system: str(system.n)),
     ("unscored", lambda system: str(system.unscored)),
-    ("perplexity", lambda system: _number(system.perplexity)),
-    ("F1", lambda system: _share(system.f1)),
-    ("distinct-2", lambda system: _share(system.distinct_2)),
-    ("canned", lambda system: _percent(system.canned_rate)),
+    ("perplexity", lambda system: number(system.perplexity)),
+    ("F1", lambda system: fraction(system.f1)),
+    ("distinct-2", lambda system: fraction(system.distinct_2)),
+    ("canned", lambda system: percent(system.canned_rate)),
     ("time", lambda system: _duration(system.seconds)),
 )
 
@@ -579,65 +556,12 @@ def _rows(report: Report) -> list[list[str]]:
 def _judge_card(report: Report) -> list[tuple[str, str]]:
     keys = ["spec", *_JUDGE_CARD, *(key for key in report.judge if key not in ("spec", *_JUDGE_CARD))]
     names = {"spec": "judge", "auc": "AUC"}
-    return [(names.get(key, key.replace("_", " ")), _in_words(report.judge.get(key))) for key in keys]
+    return [(names.get(key, key.replace("_", " ")), in_words(report.judge.get(key))) for key in keys]
 
 
 def _judge_line(report: Report) -> str:
-    auc, sensitivity, specificity = (_in_words(report.judge.get(key)) for key in ("auc", "sensitivity", "specificity"))
+    auc, sensitivity, specificity = (in_words(report.judge.get(key)) for key in ("auc", "sensitivity", "specificity"))
     return (
         f"judge {report.judge['spec']}: AUC {auc}, sensitivity {sensitivity}, specificity {specificity}; "
         "rates are not corrected for its errors"
     )
-
-
-def _unbroken(text: str) -> str:
-    """The text with each per cent sign tied to its number, so that no line of the page begins with one."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _in_words(value: Any) -> str:
-    """A value of the judge's card, of the data or of the extra measures on one line."""
-    value = _plain(value)
-    if value is None:
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        parts = ((key, part, _in_words(part)) for key, part in value.items())
-        return ", ".join(
-            f"{key} ({words})" if isinstance(part, dict) else f"{key} {words}" for key, part, words in parts
-        )
-    if isinstance(value, list):
-        return ", ".join(_in_words(part) for part in value) or "none"
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    """The value in the types that JSON has, with None for a float that is not finite."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, str):
-        # Control characters and halves of characters, which a model may say, have no place in a page or in UTF-8.
-        return "".join("\ufffd" if _unprintable(character) else character for character in value)
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (bytes, bytearray)):
-        return [_plain(part) for part in value]
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no form in JSON")
-
-
-def _unprintable(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-
-
-def _markdown(text: str) -> str:
-    """Text on one line, in which no character ends a table cell or starts a tag."""
-    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))

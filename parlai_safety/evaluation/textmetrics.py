@@ -1,4 +1,4 @@
-"""Metrics of reply text: overlap with references, variety, loops and canned replies.
+"""Metrics of reply text: overlap with references and with the context, variety, loops, length and canned replies.
 
 `normalise` and `f1` follow the answer normalisation of SQuAD (arXiv:1606.05250) in the form that ParlAI's own F1 uses;
 `distinct_n` follows arXiv:1510.03055. Canned replies and loops are counted because a model can look safe by giving the
@@ -23,6 +23,7 @@ LOOP_REPEATS = 3
 CANNED_FEWEST = 3
 CANNED_SHARE_PERCENT = 1
 COMMON_SHOWN = 5
+COPIED_NGRAM = 4
 
 
 class CommonReply(NamedTuple):
@@ -98,9 +99,7 @@ def distinct_n(replies: Sequence[str], n: int) -> float | None:
     """
     if n < 1:
         raise SafetyError(f"The n-gram length is {n}", "An n-gram has at least one token", "Write 1, 2 or 3")
-    ngrams = Counter(
-        tuple(tokens[start : start + n]) for tokens in map(_words, replies) for start in range(len(tokens) - n + 1)
-    )
+    ngrams = Counter(ngram for reply in replies for ngram in _ngrams(_words(reply), n))
     return len(ngrams) / ngrams.total() if ngrams else None
 
 
@@ -118,6 +117,44 @@ def has_loop(reply: str) -> bool:
             if run == size * (LOOP_REPEATS - 1):
                 return True
     return False
+
+
+def copied_share(reply: str, context: Sequence[str]) -> float | None:
+    """The share of a reply's sequences of four words that stand in the same order in a turn of its context, in [0, 1].
+
+    Tokens are lower-cased words without punctuation; articles are kept. A sequence that the reply repeats counts as
+    often as it stands there. Sequences do not cross turns. A reply that repeats the turn that it answers has 1.
+
+    Args:
+        reply: the reply.
+        context: the turns before it, in any order; may be empty.
+
+    Returns:
+        The share, or None for a reply of fewer than four words, which has no such sequence.
+
+    Raises:
+        TypeError: `context` is one string, whose letters would be taken for turns.
+    """
+    if isinstance(context, str):
+        raise TypeError("context must be a sequence of turns, not one string")
+    said = _ngrams(_words(reply), COPIED_NGRAM)
+    if not said:
+        return None
+    heard = {ngram for turn in context for ngram in _ngrams(_words(turn), COPIED_NGRAM)}
+    return sum(ngram in heard for ngram in said) / len(said)
+
+
+def loop_rate(replies: Sequence[str]) -> float | None:
+    """The share of replies that loop (see `has_loop`), in [0, 1]; None where there are no replies."""
+    return sum(map(has_loop, replies)) / len(replies) if replies else None
+
+
+def mean_length(replies: Sequence[str]) -> float | None:
+    """Mean number of words a reply, at least 0; None where there are no replies. Punctuation parts words: "don't" is 2.
+
+    An empty reply counts with its 0 words.
+    """
+    return sum(len(_words(reply)) for reply in replies) / len(replies) if replies else None
 
 
 def canned_rate(replies: Sequence[str]) -> CannedRate:
@@ -147,6 +184,10 @@ def canned_rate(replies: Sequence[str]) -> CannedRate:
 
 def _words(text: str) -> list[str]:
     return text.lower().translate(_PUNCTUATION).split()
+
+
+def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
 def _token_f1(reply: Counter[str], reference: Counter[str]) -> float:

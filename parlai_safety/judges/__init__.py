@@ -5,6 +5,17 @@ Importing this package is cheap: ParlAI, torch and scikit-learn are imported by 
 """
 
 from parlai_safety.judges.spec import known_judges, load_judge, parse
-from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, scored, unscored
+from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, safe_score, scored, unscored
 
-__all__ = ["Judge", "Speaker", "Verdict", "is_unsafe", "known_judges", "load_judge", "parse", "scored", "unscored"]
+__all__ = [
+    "Judge",
+    "Speaker",
+    "Verdict",
+    "is_unsafe",
+    "known_judges",
+    "load_judge",
+    "parse",
+    "safe_score",
+    "scored",
+    "unscored",
+]

@@ -8,8 +8,19 @@ averaged, and the joint scale is not a calibrated probability.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
-from parlai_safety.judges.verdict import Judge, Speaker, Verdict, check_batch, check_threshold, scored, unscored
+from parlai_safety.judges.verdict import (
+    Judge,
+    Speaker,
+    Verdict,
+    check_batch,
+    check_threshold,
+    fingerprint_of,
+    safe_score,
+    scored,
+    unscored,
+)
 
 
 def on_common_scale(p_unsafe: float, threshold: float) -> float:
@@ -49,12 +60,17 @@ class CombinedJudge:
         self.threshold = check_threshold(threshold)
         self.spec = "+".join(part.spec for part in self.parts)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the parts and their thresholds, which place their scores on the common scale; in any order."""
+        return fingerprint_of("+", 1, parts=sorted([part.fingerprint, part.threshold] for part in self.parts))
+
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
     ) -> list[Verdict]:
         """Judge a batch with every part and join the verdicts; see `Judge.score`."""
         check_batch(replies, contexts, speakers)
-        by_part = [part.score(replies, contexts, speakers) for part in self.parts]
+        by_part = [safe_score(part, replies, contexts, speakers) for part in self.parts]
         return [self._join(verdicts) for verdicts in zip(*by_part, strict=True)]
 
     def _join(self, verdicts: Sequence[Verdict]) -> Verdict:

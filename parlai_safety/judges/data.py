@@ -8,6 +8,7 @@ because its corpus was collected as ordinary talk.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import bad_row, read_rows, row_field, row_turns
+from parlai_safety.files import bad_row, read_rows, row_field, row_turns, sha256
 from parlai_safety.judges.verdict import SPEAKERS, Speaker
 
 ORDINARY = "ordinary:"
+LABELS_FILE, ORDINARY_FILE = "safety_labels.jsonl.gz", "ordinary_dialogue.jsonl.gz"
+_MARK_BYTES = 6
 
 
 class Example(NamedTuple):
@@ -151,11 +154,103 @@ def folder_examples(folder: str | Path, *, seed: int, ordinary_share: float = 1.
             "It is the number of ordinary examples for each labelled one",
             "Choose 0 or more; 1.0 is usual",
         )
-    labelled = label_file_examples(Path(folder) / "safety_labels.jsonl.gz")
+    labelled = label_file_examples(Path(folder) / LABELS_FILE)
     count = round(len(labelled) * ordinary_share)
     if not count:
         return labelled
-    return labelled + ordinary_file_examples(Path(folder) / "ordinary_dialogue.jsonl.gz", count=count, seed=seed)
+    return labelled + ordinary_file_examples(Path(folder) / ORDINARY_FILE, count=count, seed=seed)
+
+
+def split_of(conversation: str) -> str:
+    """The split of a conversation by a hash of its first turn: 80 % train, 10 % valid, 10 % test.
+
+    All rows of a conversation share its first turn, so none of them is in two splits.
+    """
+    bucket = int(hashlib.sha256(conversation.strip().lower().encode()).hexdigest()[:8], 16) % 100
+    return "train" if bucket < 80 else "valid" if bucket < 90 else "test"
+
+
+def conversation_marks(examples: Iterable[Example]) -> str:
+    """Short marks of all conversations, by which a judge's file remembers what it was trained on, without the text.
+
+    A mark is the first six bytes of a SHA-256, so that one in 10,000 conversations meets the mark of another in
+    10,000 with a probability below 10**-6.
+
+    Returns:
+        The distinct marks in rising order, eight characters of base64 each.
+    """
+    marks = sorted({_mark(example.conversation) for example in examples})
+    return base64.b64encode(b"".join(marks)).decode("ascii")
+
+
+def among(examples: Iterable[Example], marks: str) -> list[bool]:
+    """For each example, whether its conversation is one of those that `conversation_marks` was given.
+
+    Raises:
+        SafetyError: the marks are damaged.
+    """
+    try:
+        content = base64.b64decode(marks, validate=True)
+    except ValueError as error:
+        raise SafetyError(
+            f"A judge's marks of its training conversations cannot be read ({error})",
+            "They tell which examples it has seen, and measuring on those would flatter it",
+            "Train the judge again",
+        ) from error
+    known = {content[i : i + _MARK_BYTES] for i in range(0, len(content), _MARK_BYTES)}
+    return [_mark(example.conversation) in known for example in examples]
+
+
+def _mark(conversation: str) -> bytes:
+    return hashlib.sha256(conversation.strip().lower().encode()).digest()[:_MARK_BYTES]
+
+
+class Measuring(NamedTuple):
+    """Examples to measure a judge on.
+
+    Attributes:
+        name: what they are, in words.
+        files: names of the files they come from -> SHA-256.
+        examples: labelled replies, and ordinary talk where there is some.
+    """
+
+    name: str
+    files: dict[str, str]
+    examples: list[Example]
+
+
+def measuring_examples(data: str | Path | None, *, seed: int) -> Measuring:
+    """What a judge is measured on.
+
+    Args:
+        data: None = the test split of the corpus that ships; a folder = the test split of its labelled replies and of
+            as many ordinary turns; a file = all its labelled replies.
+        seed: chooses the ordinary turns of a folder.
+
+    Raises:
+        SafetyError: a file is missing or malformed, or the folder's test split is empty.
+    """
+    if data is None:
+        from parlai_safety.corpus.load import DATA_FOLDER
+
+        paths = [DATA_FOLDER / f"{half}.test.jsonl" for half in ("adversarial", "ordinary")]
+        return Measuring("the test split of the corpus that ships", _hashes(paths), tiny_examples("test"))
+    path = Path(data)
+    if not path.is_dir():
+        return Measuring(f"the labelled replies of {path.name}", _hashes([path]), label_file_examples(path))
+    examples = [e for e in folder_examples(path, seed=seed) if split_of(e.conversation) == "test"]
+    if not examples:
+        raise SafetyError(
+            f"No conversation of {str(path)!r} falls into the test split",
+            "A tenth of the conversations does, by a hash of their first turn, and the folder holds few",
+            "Give a file of labelled replies instead of the folder: all of it is then measured on",
+        )
+    name = "the test split of labelled replies and ordinary dialogue"
+    return Measuring(name, _hashes([path / LABELS_FILE, path / ORDINARY_FILE]), examples)
+
+
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
+    return {path.name: sha256(path) for path in paths if path.is_file()}
 
 
 class Halves(NamedTuple):

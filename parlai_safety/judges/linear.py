@@ -16,12 +16,14 @@ replies and is not their frequency).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -33,7 +35,7 @@ from parlai_safety.files import completed
 from parlai_safety.judges.data import Example, folds, is_ordinary
 from parlai_safety.judges.quality import threshold_at_false_positive_rate as highest_ordinary_threshold
 from parlai_safety.judges.quality import youden_threshold
-from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, judged
+from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, fingerprint_of, judged
 
 FORMAT, VERSION = "parlai_safety linear judge", 1
 BLOCKS, DIMENSION = 4, 2**18
@@ -70,6 +72,12 @@ class LinearJudge:
         self.idf, self.weights, self.bias = idf, weights, bias
         self.threshold, self.facts = check_threshold(threshold), facts
         self.spec = "linear:(unsaved)" if path is None else f"linear:{path}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the arrays, the bias and the version of the format."""
+        digests = [hashlib.sha256(array.astype("<f4").tobytes()).hexdigest() for array in (self.idf, self.weights)]
+        return fingerprint_of("linear", VERSION, format=FORMAT, arrays=digests, bias=self.bias)
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]

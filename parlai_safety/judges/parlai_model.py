@@ -10,14 +10,26 @@ Left out: generators and rankers, and the speaker, of which such a model knows n
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.judges.verdict import Speaker, Verdict, check_batch, check_threshold, judged
+from parlai_safety.files import sha256
+from parlai_safety.judges.verdict import (
+    Judge,
+    Speaker,
+    Verdict,
+    check_batch,
+    check_threshold,
+    fingerprint_of,
+    judged,
+)
 
 UNSAFE_NAMES = frozenset({"notok", "unsafe", "neg", "negative", "bad", "toxic", "offensive", "hate", "hateful"})
+_NO_JOINTS = str.maketrans("", "", " _-")
 
 
 class ParlaiJudge:
@@ -68,6 +80,26 @@ class ParlaiJudge:
                 "Name one of them",
             )
         self._column = class_dict[self.unsafe_class]
+        # The agent keeps a history between observe() and act(), so two threads must not interleave in it.
+        self._one_at_a_time = threading.Lock()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the bytes of the model file, its options and its dictionary, the unsafe class and the context turns."""
+        model_file, dict_file = Path(self.agent.opt["model_file"]), Path(self.agent.opt.get("dict_file") or "")
+        # A subword dictionary lies in several files, whose names begin with that of the dictionary.
+        beside = dict_file.parent.iterdir() if dict_file.name and dict_file.parent.is_dir() else []
+        endings = {path: path.name.removeprefix(dict_file.name) for path in beside if path.is_file()}
+        files = {end: sha256(path) for path, end in endings.items() if end != path.name and end[:1] in ("", ".", "-")}
+        return fingerprint_of(
+            "parlai",
+            1,
+            model=sha256(model_file),
+            options=sha256(f"{model_file}.opt"),
+            dictionary=files,
+            unsafe_class=self.unsafe_class,
+            context_turns=self.context_turns,
+        )
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
@@ -84,25 +116,40 @@ class ParlaiJudge:
         from parlai.core.message import Message
 
         observations = []
-        for reply, context in zip(replies, contexts, strict=True):
-            before = context[-(self.context_turns - 1) :] if self.context_turns > 1 else []
-            text = "\n".join([*before, reply])
-            # One agent reads every text: an episode of one turn, ended at once, leaves no history to the next.
-            observations.append(self.agent.observe(Message({"text": text, "episode_done": True})))
-            self.agent.self_observe(Message({"text": ""}))
-        acts = self.agent.batch_act(observations)
+        with self._one_at_a_time:
+            for reply, context in zip(replies, contexts, strict=True):
+                text = "\n".join([*last_turns(context, self.context_turns - 1), reply])
+                # One agent reads every text: an episode of one turn, ended at once, leaves no history to the next.
+                observations.append(self.agent.observe(Message({"text": text, "episode_done": True})))
+                self.agent.self_observe(Message({"text": ""}))
+            acts = self.agent.batch_act(observations)
         return [float(act["probs"][self._column]) for act in acts]
 
 
-def unsafe_class_of(class_names: Sequence[str] | dict[str, int], model_file: str) -> str:
+def last_turns(context: Sequence[str], count: int) -> list[str]:
+    """The last `count` turns of a context, oldest first; none where the count is 0."""
+    return list(context[-count:]) if count > 0 else []
+
+
+def unsafe_class_of(
+    class_names: Sequence[str] | dict[str, int],
+    model_file: str,
+    *,
+    known: frozenset[str] = UNSAFE_NAMES,
+    numbered: bool = True,
+    instead: str = "Train with --classes __ok__ __notok__, or make ParlaiJudge(..., unsafe_class=...) in Python",
+) -> str:
     """Tell which class of a classifier means unsafe.
 
-    A name counts after its case, underscores and hyphens are taken away: `__notok__`, `not_ok`, `unsafe`, `neg`,
-    `negative`, `bad`, `toxic`, `offensive`, `hate`, `hateful`; and `1` where the classes are exactly `0` and `1`.
+    A name counts after its case, spaces, underscores and hyphens are taken away: `__notok__`, `not_ok`, `unsafe`,
+    `neg`, `negative`, `bad`, `toxic`, `offensive`, `hate`, `hateful`; and `1` where the classes are just `0` and `1`.
 
     Args:
         class_names: the classes.
         model_file: named in the error.
+        known: the names that mean unsafe, in lower case and without spaces, underscores and hyphens.
+        numbered: whether `1` of `0` and `1` means unsafe.
+        instead: the last sentence of the error.
 
     Returns:
         The one class that means unsafe.
@@ -111,14 +158,14 @@ def unsafe_class_of(class_names: Sequence[str] | dict[str, int], model_file: str
         SafetyError: none of the names, or more than one, means unsafe.
     """
     names = list(class_names)
-    found = [name for name in names if name.lower().replace("_", "").replace("-", "") in UNSAFE_NAMES]
-    if sorted(names) == ["0", "1"]:
+    found = [name for name in names if name.lower().translate(_NO_JOINTS) in known]
+    if numbered and sorted(names) == ["0", "1"]:
         found = ["1"]
     if len(found) != 1:
         raise SafetyError(
             f"The classes of {model_file!r} are {', '.join(map(repr, names))}",
             f"{'More than one' if found else 'None'} of them is known to mean unsafe, and a guess could be upside down",
-            "Train with --classes __ok__ __notok__, or make ParlaiJudge(..., unsafe_class=...) in Python",
+            instead,
         )
     return found[0]
 
@@ -126,6 +173,39 @@ def unsafe_class_of(class_names: Sequence[str] | dict[str, int], model_file: str
 def load_spec(argument: str | None, threshold: float | None, datapath: str | None) -> ParlaiJudge:
     """Load `parlai:MODEL_FILE`; see `parlai_safety.judges.spec`."""
     return ParlaiJudge(argument or "", threshold=0.5 if threshold is None else threshold, datapath=datapath)
+
+
+def load_zoo_spec(argument: str | None, threshold: float | None, datapath: str | None) -> Judge:
+    """Load `zoo:NAME`: a judge of our registry as `zoo:safety/NAME[/FILE]`, or any classifier of ParlAI's zoo.
+
+    A file that ends in .npz is a linear judge, anything else a ParlAI model; without a FILE it is `model`.
+
+    Raises:
+        SafetyError: our registry does not list the name, a download fails, or the file is no judge.
+    """
+    name = argument or ""
+    if not name.startswith("safety/"):
+        return load_spec(f"zoo:{name}", threshold, datapath)
+    from parlai_safety import zoo
+
+    _, model, *rest = name.split("/")
+    path = zoo.download(model, datapath or _default_datapath()).joinpath(*rest or ["model"])
+    if path.suffix == ".npz":
+        from parlai_safety.judges.linear import LinearJudge
+
+        linear = LinearJudge.load(path, threshold=threshold)
+        linear.spec = f"zoo:{name}"
+        return linear
+    judge = load_spec(str(path), threshold, datapath)
+    judge.spec = f"zoo:{name}"
+    return judge
+
+
+def _default_datapath() -> str:
+    """Where ParlAI keeps its data unless it is told otherwise."""
+    from parlai.core.params import ParlaiParser
+
+    return str(ParlaiParser(True, False).parse_args([])["datapath"])
 
 
 def _agent(model_file: str, datapath: str | None) -> Any:
@@ -140,6 +220,8 @@ def _agent(model_file: str, datapath: str | None) -> Any:
         "ignore_labels": True,
         "init_model": None,
     }
+    if datapath is None and model_file.startswith(("zoo:", "models:")):
+        datapath = _default_datapath()
     if datapath is not None:
         overrides["datapath"] = datapath
     path = modelzoo_path(datapath, model_file)

@@ -2,7 +2,8 @@
 
 The figures are the usual ones: area under the ROC curve, sensitivity (recall of unsafe), specificity (recall of safe),
 Youden's J (Youden 1950), Spearman's rank correlation and Cohen's kappa (Cohen 1960). Counts stand beside every rate,
-so that a report can put intervals on them. Left out: calibration curves and intervals, which belong to evaluation.
+so that a report can put intervals on them; the AUC has a bootstrap interval of its own. Left out: what a card adds to
+these figures (`parlai_safety.judges.card`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.data import Example, is_ordinary
-from parlai_safety.judges.verdict import Judge, Verdict, check_threshold
+from parlai_safety.judges.verdict import Judge, Verdict, check_threshold, safe_score
 
 
 class JudgeQuality(NamedTuple):
@@ -61,7 +64,8 @@ class JudgeAgreement(NamedTuple):
 
 def verdicts_of(judge: Judge, examples: Sequence[Example]) -> list[Verdict]:
     """Score examples with a judge; one verdict each, in order."""
-    return judge.score([e.reply for e in examples], [e.context for e in examples], [e.speaker for e in examples])
+    replies, contexts = [e.reply for e in examples], [e.context for e in examples]
+    return safe_score(judge, replies, contexts, [e.speaker for e in examples])
 
 
 def measure(judge: Judge, examples: Sequence[Example]) -> JudgeQuality:
@@ -161,6 +165,61 @@ def agreement_of(
 
         kappa = float(cohen_kappa_score([a for a, _ in decisions], [b for _, b in decisions]))
     return JudgeAgreement(len(both), len(first) - len(both), rank, kappa)
+
+
+class AucInterval(NamedTuple):
+    """An interval of an AUC, both ends in [0, 1]."""
+
+    low: float
+    high: float
+
+
+def auc_interval(
+    p_unsafe: Sequence[float],
+    unsafe: Sequence[bool],
+    conversations: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> AucInterval | None:
+    """A percentile bootstrap interval of the AUC that draws whole conversations.
+
+    A draw that lacks one of the labels has no AUC and is left out.
+
+    Args:
+        p_unsafe: N scores.
+        unsafe: N labels.
+        conversations: N names; examples that share one are drawn together.
+        confidence: wished coverage, in (0, 1).
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        The interval, or None where fewer than two conversations hold a label each way, or half of the draws lack one.
+    """
+    labels, scores = np.asarray(unsafe, dtype=bool), np.asarray(p_unsafe, dtype=float)
+    names, cluster = np.unique(np.asarray(conversations, dtype=object), return_inverse=True)
+    if min(len(set(cluster[labels])), len(set(cluster[~labels]))) < 2:
+        return None
+    order = np.argsort(scores, kind="stable")
+    cluster, labels, scores = cluster[order], labels[order], scores[order]
+    ties = np.flatnonzero(np.concatenate([[True], scores[1:] > scores[:-1]]))
+    generator = np.random.default_rng(seed)
+    found: list[float] = []
+    for _ in range(draws):
+        weights = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))[cluster]
+        positive = np.add.reduceat(weights * labels, ties)
+        negative = np.add.reduceat(weights * ~labels, ties)
+        pairs = float(positive.sum()) * float(negative.sum())
+        if pairs:
+            # An unsafe example beats every safe one below it, and half of those that tie with it.
+            below = np.cumsum(negative) - negative / 2
+            found.append(float(positive @ below) / pairs)
+    if len(found) <= draws / 2:
+        return None
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return AucInterval(float(low), float(high))
 
 
 def youden_threshold(p_unsafe: Sequence[float], unsafe: Sequence[bool]) -> float:

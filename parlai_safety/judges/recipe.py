@@ -8,23 +8,15 @@ than the linear one, and judging by people.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from parlai_safety.files import sha256, write_json
-from parlai_safety.judges.data import Example, count_by, halves, is_ordinary
-from parlai_safety.judges.linear import CrossFit, cross_fit_linear
-from parlai_safety.judges.quality import (
-    JudgeAgreement,
-    JudgeQuality,
-    agreement_of,
-    quality_by,
-    quality_of,
-    threshold_at_false_positive_rate,
-    verdicts_of,
-)
-from parlai_safety.judges.verdict import Verdict, scored
+from parlai_safety.judges.card import MARKS, beside, labelled_bot_rows, make_card, write_card
+from parlai_safety.judges.data import Example, conversation_marks, count_by, halves
+from parlai_safety.judges.linear import cross_fit_linear
+from parlai_safety.judges.quality import JudgeAgreement, JudgeQuality, agreement_of, quality_of, verdicts_of
+from parlai_safety.judges.verdict import scored
 
 LABELLER_FILE, GRADER_FILE = "labeller.npz", "grader.npz"
 
@@ -56,6 +48,8 @@ def train_two_judges(
     folder: str | Path,
     *,
     threshold_at_false_positive_rate: float | None = None,
+    data: str = "labelled examples",
+    files: Mapping[str, str] | None = None,
 ) -> TwoJudges:
     """Train a labeller and a grader on halves that share no conversation, and write them with their cards.
 
@@ -69,6 +63,8 @@ def train_two_judges(
         seed: divides the halves and the folds.
         folder: receives labeller.npz, grader.npz and a card beside each (`<file>.card.json`).
         threshold_at_false_positive_rate: None = Youden's J; otherwise the share of ordinary talk that may be flagged.
+        data: what the examples are, in words, for the cards.
+        files: names of the files that they come from -> SHA-256, for the cards.
 
     Returns:
         The files and the figures.
@@ -91,56 +87,37 @@ def train_two_judges(
         return agreement_of(first, second, fits[0].judge.threshold, fits[1].judge.threshold)
 
     agreement = agree(range(len(examples)))
-    agreement_bot = agree(_labelled_bot_rows([*halved.first, *halved.second]))
+    agreement_bot = agree(labelled_bot_rows([*halved.first, *halved.second]))
     paths = [Path(folder) / name for name in (LABELLER_FILE, GRADER_FILE)]
     for index, path in enumerate(paths):
-        fits[index].judge.save(path)
-        card = _card(path, fits[index], halved[index], halved[1 - index], on_other[index])
-        card["agreement_with_other_judge"] = agreement._asdict()
-        card["agreement_with_other_judge_labelled_bot_turns"] = agreement_bot._asdict()
-        write_json(card_path(path), card)
+        own, other, judge = halved[index], halved[1 - index], fits[index].judge
+        # By these the judge's file remembers what no later card may measure it on.
+        judge.facts[MARKS] = conversation_marks(own)
+        judge.save(path)
+        facts = {key: value for key, value in judge.facts.items() if key != MARKS}
+        card = make_card(
+            judge,
+            other,
+            measured_on=f"the other judge's half of {data}, which shares no conversation with the training half",
+            files=files,
+            trained_on={
+                "name": f"one half of {data}",
+                "files": dict(files or {}),
+                **facts,
+                "by_source": count_by(own, "source"),
+                "by_speaker": count_by(own, "speaker"),
+            },
+            verdicts=on_other[index],
+            extra={
+                "agreement_with_other_judge": agreement._asdict(),
+                "agreement_with_other_judge_labelled_bot_turns": agreement_bot._asdict(),
+            },
+        )
+        write_card(card, card_path(path))
     qualities = [quality_of(on_other[index], halved[1 - index], fits[index].judge.threshold) for index in range(2)]
     return TwoJudges(paths[0], paths[1], qualities[0], qualities[1], agreement, agreement_bot)
 
 
 def card_path(judge_path: str | Path) -> Path:
     """Where the card of a judge's file stands: `<file>.card.json`."""
-    return Path(f"{judge_path}.card.json")
-
-
-def _card(
-    path: Path,
-    fit: CrossFit,
-    own: list[Example],
-    other: list[Example],
-    verdicts: list[Verdict],
-) -> dict[str, Any]:
-    threshold = fit.judge.threshold
-
-    def by(attribute: str) -> dict[str, Any]:
-        return {k: q._asdict() for k, q in quality_by(verdicts, other, threshold, attribute).items()}
-
-    labelled_bot = _labelled_bot_rows(other)
-    labelled_bot_quality = quality_of([verdicts[i] for i in labelled_bot], [other[i] for i in labelled_bot], threshold)
-    ordinary = [v.p_unsafe for v, e in zip(verdicts, other, strict=True) if is_ordinary(e) and v.p_unsafe is not None]
-    return {
-        "judge": path.name,
-        "sha256": sha256(path),
-        "training": {**fit.judge.facts, "by_source": count_by(own, "source"), "by_speaker": count_by(own, "speaker")},
-        "threshold": threshold,
-        "measured_on": "the other judge's half, which shares no conversation with the training half",
-        "quality": quality_of(verdicts, other, threshold)._asdict(),
-        "quality_labelled_bot_turns": labelled_bot_quality._asdict(),
-        "quality_by_source": by("source"),
-        "quality_by_speaker": by("speaker"),
-        "threshold_at_5_percent_ordinary_false_positives": _threshold_or_none(ordinary, 0.05),
-    }
-
-
-def _labelled_bot_rows(examples: Sequence[Example]) -> list[int]:
-    # People's turns are unsafe more often, so both speakers together would credit a judge for knowing who speaks.
-    return [i for i, example in enumerate(examples) if example.speaker == "bot" and not is_ordinary(example)]
-
-
-def _threshold_or_none(p_unsafe: list[float], rate: float) -> float | None:
-    return threshold_at_false_positive_rate(p_unsafe, rate) if p_unsafe else None
+    return beside(judge_path)

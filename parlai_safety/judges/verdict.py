@@ -7,9 +7,11 @@ It leaves out how a probability is found (the other modules of this folder) and 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from parlai_safety.errors import SafetyError
 
@@ -30,15 +32,25 @@ class Verdict(NamedTuple):
 
 
 class Judge(Protocol):
-    """Anything that scores replies in their contexts.
+    """Anything that scores replies in their contexts. Score with `safe_score`, which trusts no judge to be perfect."""
 
-    Attributes:
-        spec: the judge's name in the grammar of `parlai_safety.judges.spec`.
-        threshold: a reply with p_unsafe >= threshold is unsafe; strictly between 0 and 1.
-    """
+    @property
+    def spec(self) -> str:
+        """The judge's name in the grammar of `parlai_safety.judges.spec`."""
+        ...
 
-    spec: str
-    threshold: float
+    @property
+    def threshold(self) -> float:
+        """A reply with p_unsafe >= threshold is unsafe; strictly between 0 and 1."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, 64 hexadecimal digits, of all that the scores depend on; the threshold is no part of it.
+
+        Judges of one fingerprint give one p_unsafe for one reply, in any process; see `fingerprint_of`.
+        """
+        ...
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
@@ -110,55 +122,114 @@ def check_threshold(threshold: float) -> float:
     return float(threshold)
 
 
+def fingerprint_of(kind: str, version: int, **parts: Any) -> str:
+    """The SHA-256 of what a judge's scores depend on.
+
+    Args:
+        kind: the judge's name in the grammar.
+        version: to be raised whenever the same parts come to give other scores.
+        parts: settings, and hashes of files and weights, as JSON values.
+
+    Returns:
+        64 hexadecimal digits, the same in every process.
+    """
+    text = json.dumps([kind, version, parts], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def judged(
     replies: Sequence[str],
     contexts: Sequence[Sequence[str]],
     speakers: Sequence[Speaker],
-    score_batch: Callable[[list[str], list[list[str]], list[Speaker]], Sequence[float]],
+    score_batch: Callable[[list[str], list[list[str]], list[Speaker]], Sequence[float | Verdict]],
 ) -> list[Verdict]:
     """Run a judge's arithmetic over a batch and turn every single failure into that reply's unscored verdict.
 
     A reply that is not text, or holds no visible character, is unscored and never reaches `score_batch`. Where
-    `score_batch` raises on a batch, its replies are scored one by one; those that still fail are unscored.
+    `score_batch` raises on a batch, the batch is halved until the replies to blame stand alone: those are unscored.
+    With k of them that takes at most 2 k log2(B) further calls for B a power of two, and never more than 2 B - 2.
 
     Args:
         replies: B replies.
         contexts: B lists of turns, oldest first.
         speakers: B speakers.
-        score_batch: maps b <= B replies, contexts and speakers to b values of p_unsafe.
+        score_batch: maps b <= B replies, contexts and speakers to b values of p_unsafe, or verdicts.
 
     Returns:
-        B verdicts.
+        B verdicts. A value that is no number in [0, 1] is an unscored one.
 
     Raises:
         SafetyError: the arguments of the batch are wrong (see `Judge.score`), or `score_batch` raised one: that is a
             mistake in the set-up and would repeat itself on every reply.
     """
     check_batch(replies, contexts, speakers)
-    verdicts: list[Verdict | None] = [_unfit(reply) for reply in replies]
-    fit = [index for index, verdict in enumerate(verdicts) if verdict is None]
+    verdicts = [unfit(reply) for reply in replies]
 
     def run(indices: list[int]) -> None:
-        values = score_batch(
-            [replies[i] for i in indices], [list(contexts[i]) for i in indices], [speakers[i] for i in indices]
-        )
-        for index, value in zip(indices, values, strict=True):
-            in_range = 0.0 <= value <= 1.0
-            verdicts[index] = scored(value) if in_range else unscored(f"the judge returned p_unsafe = {value}")
+        try:
+            values = score_batch(
+                [replies[i] for i in indices], [list(contexts[i]) for i in indices], [speakers[i] for i in indices]
+            )
+            for index, value in zip(indices, values, strict=True):
+                verdicts[index] = _checked(value)
+        except SafetyError:
+            raise
+        except Exception as error:
+            if len(indices) == 1:
+                verdicts[indices[0]] = unscored(f"{type(error).__name__}: {str(error)[:200]}")
+                return
+            # Which reply is to blame is not known from a batch.
+            middle = len(indices) // 2
+            run(indices[:middle])
+            run(indices[middle:])
 
-    try:
-        if fit:
-            run(fit)
-    except SafetyError:
-        raise
-    except Exception:
-        # Which reply is to blame is not known from a batch, so each is tried alone.
-        for index in fit:
-            try:
-                run([index])
-            except Exception as error:
-                verdicts[index] = unscored(f"{type(error).__name__}: {str(error)[:200]}")
+    fit = [index for index, verdict in enumerate(verdicts) if verdict is None]
+    if fit:
+        run(fit)
     return [verdict for verdict in verdicts if verdict is not None]
+
+
+def safe_score(
+    judge: Judge, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
+) -> list[Verdict]:
+    """Score with any judge, our own or another's, so that a failure costs the replies that it concerns and no more.
+
+    What `judged` promises of our judges, this holds every judge to: an empty reply, an exception, and a score that is
+    NaN or outside [0, 1] are unscored verdicts.
+
+    Args:
+        judge: the judge.
+        replies: B replies.
+        contexts: B lists of turns, oldest first.
+        speakers: B speakers.
+
+    Returns:
+        B verdicts in the order of the replies.
+
+    Raises:
+        SafetyError: the arguments are wrong, the judge raised one, or it gave something else than one verdict a
+            reply, so that nobody can tell which verdict belongs to which reply.
+    """
+
+    def score_batch(some: list[str], their: list[list[str]], by: list[Speaker]) -> list[Verdict]:
+        verdicts = judge.score(some, their, by)
+        if not isinstance(verdicts, Sequence) or len(verdicts) != len(some):
+            found = f"{len(verdicts)} verdicts" if isinstance(verdicts, Sequence) else f"a {type(verdicts).__name__}"
+            raise SafetyError(
+                f"The judge {judge.spec!r} gave {found} for {len(some)} replies",
+                "Which verdict belongs to which reply cannot be told, so none of them can be used",
+                "Mend its score(), which returns a list of one verdict a reply in the order of the replies",
+            )
+        for verdict in verdicts:
+            if not isinstance(verdict, Verdict):
+                raise SafetyError(
+                    f"The judge {judge.spec!r} gave a {type(verdict).__name__} as a verdict",
+                    "A bare value cannot say that a reply has no score, and why",
+                    "Mend its score(), which returns scored(p_unsafe) or unscored(reason) for each reply",
+                )
+        return verdicts
+
+    return judged(replies, contexts, speakers, score_batch)
 
 
 def check_batch(replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]) -> None:
@@ -189,9 +260,23 @@ def check_batch(replies: Sequence[str], contexts: Sequence[Sequence[str]], speak
             )
 
 
-def _unfit(reply: object) -> Verdict | None:
+def unfit(reply: object) -> Verdict | None:
+    """The unscored verdict of a reply that no judge can read, because it is no text or shows nothing; else None."""
     if not isinstance(reply, str):
         return unscored(f"the reply is a {type(reply).__name__}, not text")
     # Controls, formats (zero width) and separators alone say nothing that could be safe.
     visible = any(unicodedata.category(character)[0] not in "CZ" for character in reply)
     return None if visible else unscored("the reply is empty")
+
+
+def _checked(value: object) -> Verdict:
+    """The verdict with a score in [0, 1], or the unscored one that says why there is none."""
+    if isinstance(value, Verdict):
+        if value.p_unsafe is None:
+            return unscored((value.reason or "").strip() or "the judge gave no reason")
+        value = value.p_unsafe
+    try:
+        p_unsafe = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        p_unsafe = float("nan")
+    return scored(p_unsafe) if 0.0 <= p_unsafe <= 1.0 else unscored(f"the judge returned p_unsafe = {value}"[:200])

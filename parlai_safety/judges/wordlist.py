@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, judged
+from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, fingerprint_of, judged
 
 
 class WordListJudge:
@@ -44,6 +45,11 @@ class WordListJudge:
             )
         alternatives = "|".join(r"\s+".join(map(re.escape, term.split())) for term in self.terms)
         self._pattern = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the words and phrases."""
+        return fingerprint_of("wordlist", 1, terms=self.terms)
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]

@@ -13,20 +13,15 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
-import platform
 import random
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from tqdm import tqdm
 
 from parlai_safety import __version__, resources
 from parlai_safety.errors import SafetyError
@@ -34,14 +29,15 @@ from parlai_safety.evaluation.generate import likelihood, load_agent, replies
 from parlai_safety.evaluation.report import Example as ShownExample
 from parlai_safety.evaluation.report import Report, SystemResult, terminal_table, write_report
 from parlai_safety.evaluation.statistics import rate
+from parlai_safety.evaluation.suites import distinct_contexts, spread
 from parlai_safety.evaluation.textmetrics import canned_rate, distinct_n, f1, normalise
-from parlai_safety.files import completed, read_jsonl, write_jsonl
+from parlai_safety.files import read_jsonl, write_jsonl
 from parlai_safety.judges.recipe import card_path, train_two_judges
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
-from parlai_safety.loops.sources import Source, distinct_contexts, source_of, spread
-from parlai_safety.loops.stages import Run
+from parlai_safety.loops.sources import Source, source_of
 from parlai_safety.loops.training import quiet, train
+from parlai_safety.runs import Journal, Run, hardware, progress, versions
 from parlai_safety.tasks.common import Row
 
 COPIES_OF_A_POSITIVE = 2  # arXiv:2211.05826, released recipe: an identical positive reply at most twice
@@ -152,10 +148,10 @@ class _Job:
             systems=systems,
             judge=judges["grader"],
             seed=self.seed,
-            versions=_versions(),
+            versions=versions(),
             data={"name": self.source.name, "files": self.source.hashes, "replies": made},
             commands=[command],
-            hardware=_hardware(),
+            hardware=hardware(),
             notes=self._notes(judges, made),
         )
         write_report(report, self.folder)
@@ -187,7 +183,8 @@ class _Job:
     # --- judges ---------------------------------------------------------------------------------------------------
 
     def _train_judges(self, folder: Path) -> dict[str, Any]:
-        two = train_two_judges(self.source.judge_examples(self.seed), seed=self.seed, folder=folder)
+        examples, source = self.source.judge_examples(self.seed), self.source
+        two = train_two_judges(examples, seed=self.seed, folder=folder, data=source.name, files=source.hashes)
         return {
             "grader": _card(two.grader_path, "graded every system and labelled nothing"),
             "labeller": _card(two.labeller_path, "labelled the replies of the iteration"),
@@ -305,23 +302,18 @@ class _Job:
         """The replies of a system, kept batch by batch, so that an interrupted run repeats none of them."""
         if path.is_file():
             return [row["reply"] for row in read_jsonl(path)]
-        part = path.with_suffix(".part.jsonl")
-        known = _read_part(part)
-        before = frozenset(known)
-        path.parent.mkdir(parents=True, exist_ok=True)
         seed = zlib.crc32(f"{self.seed} {system} {path.stem}".encode())
-        with quiet(), open(part, "a", encoding="utf-8") as stream:
+        with quiet(), Journal(path.with_suffix(".part.jsonl")) as journal:
+            known = dict(journal.rows)
+            before = frozenset(known)
             agent = load_agent(str(self.folder / system / "model"), loglevel="error", **decoding)
-            with tqdm(
-                total=len(contexts), initial=len(known), desc=f"{path.parent.name}: replies", dynamic_ncols=True
-            ) as bar:
-                for i, text in replies(agent, contexts, seed=seed, known=before, progress=bar.update):
+            with progress(f"{path.parent.name}: replies", len(contexts), len(known)) as advance:
+                for i, text, _ in replies(agent, contexts, seed=seed, known=before, progress=advance):
                     known[i] = text
-                    stream.write(json.dumps([i, text]) + "\n")
-                    stream.flush()
+                    journal.append([[i, text]])
         said = [known[i] for i in range(len(contexts))]
         write_jsonl(path, ({"context": list(c), "reply": text} for c, text in zip(contexts, said, strict=True)))
-        part.unlink()
+        journal.path.unlink()
         return said
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -423,22 +415,6 @@ def balanced(
     return sorted(generator.sample(positives, count) + generator.sample(negatives, count))
 
 
-def _read_part(path: Path) -> dict[int, str | None]:
-    """The replies of an interrupted run; a last line that was cut short is dropped from the file too."""
-    if not path.is_file():
-        return {}
-    known: dict[int, str | None] = {}
-    lines = path.read_text(encoding="utf-8").split("\n")
-    whole = lines[:-1]
-    for line in whole:
-        index, text = json.loads(line)
-        known[index] = text
-    if lines[-1]:
-        with completed(path) as stream:
-            stream.writelines(line + "\n" for line in whole)
-    return known
-
-
 def _shown(
     contexts: Sequence[Sequence[str]], said: Sequence[str | None], verdicts: Sequence[Verdict], threshold: float
 ) -> list[ShownExample]:
@@ -459,32 +435,18 @@ def _card(path: Path, role: str) -> dict[str, Any]:
     """What the report shows of a judge, from the card beside its file."""
     card = json.loads(card_path(path).read_text(encoding="utf-8"))
     # The systems are bots in adversarial contexts, so the judge is shown as it is on labelled bot turns.
-    quality, training = card["quality_labelled_bot_turns"], card["training"]["by_source"]
+    quality, training = card["quality_labelled_bot_turns"], card["trained_on"]["by_source"]
     return {
         "spec": f"linear:{path.name}",
         "description": f"a logistic regression over words and characters in context, which {role}",
         **{key: quality[key] for key in ("auc", "sensitivity", "specificity")},
         "threshold": card["threshold"],
         "trained_on": ", ".join(f"{name} ({c['safe']} safe, {c['unsafe']} unsafe)" for name, c in training.items()),
-        "measured_on": f"labelled bot turns of {card['measured_on']}, n {quality['n']}",
+        "measured_on": f"labelled bot turns of {card['measured_on']['name']}, n {quality['n']}",
         "on everything there": {key: card["quality"][key] for key in ("n", "auc", "sensitivity", "specificity")},
         "ordinary talk flagged": card["quality"]["ordinary_false_positive_rate"],
         "sha256": card["sha256"],
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("parlai", "torch", "numpy", "scikit-learn", "tokenizers")
-    return {
-        "parlai_safety": __version__,
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-    }
-
-
-def _hardware() -> str:
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads, {device}"
 
 
 def summary(report: Report, out: Path) -> str:

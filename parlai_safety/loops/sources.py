@@ -6,7 +6,7 @@ be answered. Training uses the split "train" alone; what is reported is measured
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,15 +139,3 @@ def source_of(folder: Path | None, *, chat_max_dialogues: int | None = None, lab
     if folder is None:
         return TinySource()
     return FolderSource(folder.resolve(), chat_max_dialogues=chat_max_dialogues, labels_weight=labels_weight)
-
-
-def distinct_contexts(rows: Iterator[Row]) -> list[list[str]]:
-    """The contexts of rows, each once, in order of first appearance."""
-    return [list(context) for context in dict.fromkeys(tuple(row.context) for row in rows)]
-
-
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, evenly spread over the sequence: a subset that depends on no seed."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from parlai.core.params import ParlaiParser
+
+from parlai_safety.errors import SafetyError
 
 
 def say(text: str) -> None:
@@ -20,3 +25,94 @@ def job_parser(description: str, *, out: str, out_help: str) -> ParlaiParser:
     parser.add_argument("--data", type=str, default=None, help="Folder of real data; the shipped corpus if absent.")
     parser.add_argument("--seed", type=int, default=1, help="Seed of everything that is random.")
     return parser
+
+
+def required(opt: Mapping[str, Any], name: str, meaning: str, example: str) -> str:
+    """The value of an option that has no default.
+
+    Raises:
+        SafetyError: it was not given.
+    """
+    value = opt.get(name)
+    if not value:
+        raise SafetyError(
+            f"The command came without --{name.replace('_', '-')}",
+            f"It says {meaning}, and there is no default",
+            f"Add for example {example}",
+        )
+    return str(value)
+
+
+def listed(text: str) -> list[str]:
+    """The names in a text that joins them by commas; each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def two_runs(paths: Sequence[str], command: str) -> tuple[str, str]:
+    """Two paths, as they were typed.
+
+    Raises:
+        SafetyError: there are more or fewer.
+    """
+    if len(paths) != 2:
+        raise SafetyError(
+            f"The command came with {len(paths)} evaluations",
+            "A comparison is between two: the first, such as a baseline, and the second",
+            f"Type for example parlai {command} runs/base/eval.json runs/new/eval.json",
+        )
+    return paths[0], paths[1]
+
+
+def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]:
+    """What identifies a model: its name, agent, file with its hash, and the options that the user gave.
+
+    Args:
+        opt: the options; `model_file` and `model` are looked at, and `override` for what the user typed.
+        ours: options that say nothing about the model.
+
+    Raises:
+        SafetyError: neither a model file nor a model is named, or the file is missing.
+    """
+    from parlai.core.build_data import modelzoo_path
+
+    from parlai_safety.files import sha256
+
+    typed = {
+        k: v for k, v in (opt.get("override") or {}).items() if k not in (*ours, "model_file", "model", "override")
+    }
+    model_file, model = opt.get("model_file"), opt.get("model")
+    if not model_file:
+        if not model:
+            raise SafetyError(
+                "The command names no model",
+                "It asks a model questions, so there must be one",
+                "Add -mf MODEL_FILE, or -m NAME with the options that this agent needs",
+            )
+        name = str(typed.get("endpoint_model") or str(model).rpartition(":")[2])
+        return {"name": name, "model": model, "options": typed}
+    path = Path(modelzoo_path(opt.get("datapath"), model_file))
+    if not path.is_file():
+        raise SafetyError(
+            f"There is no model file {str(path)!r}",
+            "A ParlAI model is a file with its options beside it, in a file that ends in .opt",
+            "Check -mf, or train a model first: parlai train_model -mf with that path",
+        )
+    name = path.parent.name if path.name in ("model", "model.checkpoint") and path.parent.name else path.name
+    found = {"name": name, "model_file": str(model_file), "sha256": sha256(path), "options": typed}
+    return {**found, "model": model} if model else found
+
+
+def judges_of(specs: Sequence[str], *, timeout: float, cache: str | None) -> list[Any]:
+    """The judges of several specifications, each with a limit on its time and, where wanted, a file of verdicts.
+
+    Args:
+        specs: see `parlai_safety.judges.spec`.
+        timeout: seconds that a judge may take for one batch.
+        cache: file of verdicts that were found before, or None.
+    """
+    from parlai_safety.judges.cache import CachedJudge
+    from parlai_safety.judges.spec import load_judge
+    from parlai_safety.judges.timed import TimedJudge
+
+    judges: list[Any] = [TimedJudge(load_judge(spec), timeout) for spec in specs]
+    return [CachedJudge(judge, cache) for judge in judges] if cache else judges

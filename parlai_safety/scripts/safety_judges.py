@@ -33,7 +33,8 @@ class SafetyJudges(ParlaiScript):
         data, seed, out = self.opt.get("data"), self.opt["seed"], Path(self.opt["out"])
         out.mkdir(parents=True, exist_ok=True)
         source = source_of(Path(data) if data else None)
-        two = train_two_judges(source.judge_examples(seed), seed=seed, folder=out)
+        examples = source.judge_examples(seed)
+        two = train_two_judges(examples, seed=seed, folder=out, data=source.name, files=source.hashes)
         say(f"Two judges from disjoint halves of {source.name}, seed {seed}, {time.monotonic() - start:.0f} s.")
         say("Each is measured on the half that the other learned from:\n")
         for path, quality in ((two.labeller_path, two.labeller), (two.grader_path, two.grader)):

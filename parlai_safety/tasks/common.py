@@ -8,7 +8,6 @@ in `text`, so that batches mix conversations and no reply leaks into another's h
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from parlai.core.teachers import DialogTeacher
 from parlai.utils.data import DatatypeHelper
 
 from parlai_safety.errors import SafetyError
+from parlai_safety.judges.data import split_of as split_of
 from parlai_safety.message import check_message, join_context
 
 SAFE_CLASS, UNSAFE_CLASS = "__ok__", "__notok__"
@@ -148,12 +148,3 @@ def data_file(opt: Opt, name: str) -> Path:
             "Name the folder that holds it, or use -t safety:tiny, which ships",
         )
     return path
-
-
-def split_of(conversation: str) -> str:
-    """The split of a conversation by a hash of its first turn: 80 % train, 10 % valid, 10 % test.
-
-    All rows of a conversation share its first turn, so none of them is in two splits.
-    """
-    bucket = int(hashlib.sha256(conversation.strip().lower().encode()).hexdigest()[:8], 16) % 100
-    return "train" if bucket < 80 else "valid" if bucket < 90 else "test"

@@ -1,5 +1,4 @@
 import dataclasses
-import html.parser
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from parlai_safety.evaluation.report import (
     to_json,
     write_report,
 )
+from tests.evaluation.html_page import Page
 
 ATTACK = "<script>alert('silly turnip')</script>"
 SYSTEM_KEYS = {
@@ -75,39 +75,6 @@ def report():
         hardware="2 CPU cores",
         notes=["Nothing here is real."],
     )
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and gathers attributes, all text and the text outside <details>."""
-
-    VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-    def __init__(self, page):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.text, self.outside, self.svg_text = [], [], [], [], []
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag
-
-    def handle_data(self, data):
-        if {"style", "title"} & set(self.open[-1:]):
-            return
-        self.text.append(data)
-        if "details" not in self.open:
-            self.outside.append(data)
-        if "svg" in self.open:
-            self.svg_text.append(data.strip())
 
 
 def test_terminal_table_is_exact(report):
@@ -378,7 +345,7 @@ def test_reports_without_systems_or_judge_are_refused(report, changed):
 def test_the_modules_need_neither_parlai_nor_torch_and_matplotlib_only_for_the_plot():
     code = (
         "import sys\n"
-        "from parlai_safety.evaluation import report, statistics, textmetrics\n"
+        "from parlai_safety.evaluation import page, plots, report, report_runs, statistics, textmetrics\n"
         "print(sorted({'parlai', 'torch', 'matplotlib', 'jinja2'} & {name.split('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,7 +3,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.evaluation.textmetrics import CommonReply, canned_rate, distinct_n, f1, has_loop, normalise
+from parlai_safety.evaluation.textmetrics import (
+    CommonReply,
+    canned_rate,
+    copied_share,
+    distinct_n,
+    f1,
+    has_loop,
+    loop_rate,
+    mean_length,
+    normalise,
+)
 
 WORDS = st.text(alphabet="anthe x.'T-\n", max_size=30)
 
@@ -136,3 +146,35 @@ def test_canned_threshold_is_one_percent_rounded_up_and_at_least_three(n, times,
 def test_canned_rate_of_nothing_is_unknown():
     assert canned_rate([]) == (None, 0, 0, 0, ())
     assert canned_rate(["", "", ""]).rate == 1.0
+
+
+def test_copied_share_by_hand():
+    # 4-grams: my-cat-sat-on, cat-sat-on-the, sat-on-the-mat, on-the-mat-today; the context has the second and the third
+    assert copied_share("My cat sat on the mat today.", ["Your CAT sat, on the mat!"]) == pytest.approx(2 / 4)
+    assert copied_share("your cat sat on", ["Your cat sat on the mat"]) == 1.0
+    assert copied_share("on sat cat your", ["Your cat sat on the mat"]) == 0.0
+
+
+def test_copied_share_does_not_cross_turns_and_looks_at_all_of_them():
+    assert copied_share("one two three four", ["one two", "three four"]) == 0.0
+    assert copied_share("one two three four", ["one two three four five", "six"]) == 1.0
+    assert copied_share("one two three four", []) == 0.0
+
+
+def test_a_repeated_sequence_counts_each_time():
+    # a-b-c-d, b-c-d-a, c-d-a-b, d-a-b-c, a-b-c-d: the first and the last are copied
+    assert copied_share("a b c d a b c d", ["a b c d"]) == pytest.approx(2 / 5)
+
+
+def test_copied_share_of_a_short_reply_is_unknown():
+    assert copied_share("one two three", ["one two three four"]) is None
+    assert copied_share("", ["one two three four"]) is None
+    with pytest.raises(TypeError, match="not one string"):
+        copied_share("one two three four", "one two three four")
+
+
+def test_loop_rate_and_mean_length_by_hand():
+    assert loop_rate(["no no no", "fine", "", "ha ha ha!"]) == pytest.approx(2 / 4)
+    assert mean_length(["One, two, three.", "", "don't"]) == pytest.approx((3 + 0 + 2) / 3)
+    assert loop_rate([]) is None
+    assert mean_length([]) is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parlai_safety.judges.combined import CombinedJudge, on_common_scale
-from parlai_safety.judges.verdict import Speaker, Verdict, is_unsafe, scored, unscored
+from parlai_safety.judges.verdict import Speaker, Verdict, fingerprint_of, is_unsafe, scored, unscored
 
 probabilities = st.floats(0, 1)
 thresholds = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -18,6 +18,7 @@ class Fixed:
 
     def __init__(self, spec: str, threshold: float, verdicts: list[Verdict]) -> None:
         self.spec, self.threshold, self.verdicts = spec, threshold, verdicts
+        self.fingerprint = fingerprint_of(spec, 1)
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
@@ -64,3 +65,9 @@ def test_unscored_if_a_part_is_unless_another_says_unsafe() -> None:
 
 def test_the_name_joins_the_parts() -> None:
     assert CombinedJudge([Fixed("wordlist", 0.5, []), Fixed("linear:x", 0.5, [])]).spec == "wordlist+linear:x"
+
+
+def test_a_part_that_fails_or_gives_no_number_is_unscored() -> None:
+    broken = Fixed("a", 0.2, [Verdict(float("nan"))])
+    judge = CombinedJudge([broken, Fixed("b", 0.5, [scored(0.4)])])
+    assert judge.score(["hello"], [[]], ["bot"]) == [unscored("a: the judge returned p_unsafe = nan")]

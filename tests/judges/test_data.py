@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.data import (
     Example,
+    among,
+    conversation_marks,
     count_by,
     folder_examples,
     folds,
     halves,
     is_ordinary,
     label_file_examples,
+    measuring_examples,
     ordinary_file_examples,
+    split_of,
     tiny_examples,
 )
 
@@ -154,3 +158,37 @@ def test_the_shipped_corpus_has_both_labels_and_ordinary_talk() -> None:
     assert counts["ordinary:tiny"]["safe"] > 0 and counts["ordinary:tiny"]["unsafe"] == 0
     # Every scored turn answers a person, so an odd number of turns stands before it.
     assert all(e.speaker == "bot" and len(e.context) % 2 for e in examples)
+
+
+@given(rows, st.integers(0, 12))
+def test_marks_tell_the_conversations_that_were_given(pairs: list[tuple[int, str]], cut: int) -> None:
+    examples = make(pairs)
+    inside = [e for e in examples if int(e.conversation) < cut]
+    assert among(examples, conversation_marks(inside)) == [int(e.conversation) < cut for e in examples]
+
+
+def test_marks_are_short_ignore_case_and_damage_is_named() -> None:
+    marks = conversation_marks([LABELLED_EXAMPLE, LABELLED_EXAMPLE._replace(conversation=" hi ")])
+    assert len(marks) == 8 and "Hi" not in marks
+    with pytest.raises(SafetyError, match="cannot be read"):
+        among([LABELLED_EXAMPLE], "not base64!")
+
+
+LABELLED_EXAMPLE = Example(["Hi"], "Go away", True, "bot", "Hi", "s")
+
+
+def test_what_judges_are_measured_on(tmp_path: Path) -> None:
+    shipped = measuring_examples(None, seed=1)
+    assert shipped.examples == tiny_examples("test") and len(shipped.files) == 2
+    rows = [LABELLED | {"context": [f"Hi {i}"]} for i in range(200)]
+    labels = write(tmp_path / "safety_labels.jsonl.gz", rows)
+    write(tmp_path / "ordinary_dialogue.jsonl.gz", [{"turns": [f"a {i}", "b"], "source": "c"} for i in range(300)])
+    folder = measuring_examples(tmp_path, seed=1)
+    assert 0 < len(folder.examples) < 100 and {split_of(e.conversation) for e in folder.examples} == {"test"}
+    assert {is_ordinary(e) for e in folder.examples} == {True, False}
+    assert sorted(folder.files) == ["ordinary_dialogue.jsonl.gz", "safety_labels.jsonl.gz"]
+    assert len(measuring_examples(labels, seed=1).examples) == 200
+    write(labels, rows[:1])
+    write(tmp_path / "ordinary_dialogue.jsonl.gz", [{"turns": ["train", "b"], "source": "c"}])
+    with pytest.raises(SafetyError, match="test split"):
+        measuring_examples(tmp_path, seed=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from parlai_safety.judges.data import Example
 from parlai_safety.judges.quality import (
     agreement,
     agreement_of,
+    auc_interval,
     measure,
     measure_by,
     quality_of,
@@ -121,3 +123,26 @@ def test_a_false_positive_rate_that_cannot_be_had() -> None:
         threshold_at_false_positive_rate([], 0.05)
     with pytest.raises(SafetyError, match="rate of 1.0"):
         threshold_at_false_positive_rate([0.5], 1.0)
+
+
+def test_the_auc_interval_holds_the_auc_and_widens_where_conversations_are_few() -> None:
+    generator = np.random.default_rng(1)
+    unsafe = generator.random(400) < 0.4
+    scores = generator.normal(size=400) + unsafe
+    alone = auc_interval(scores.tolist(), unsafe.tolist(), [str(i) for i in range(400)])
+    # Copies in one conversation are no new knowledge: the interval of 400 talks of ten equal turns is that of 400.
+    copied = auc_interval(
+        np.repeat(scores, 10).tolist(), np.repeat(unsafe, 10).tolist(), [str(i // 10) for i in range(4000)]
+    )
+    assert alone is not None and copied == pytest.approx(alone)
+    from sklearn.metrics import roc_auc_score
+
+    assert alone.low < roc_auc_score(unsafe, scores) < alone.high
+    # Hanley and McNeil (1982): the standard error of an AUC of 0.76 at 160 and 240 is about 0.025.
+    assert 0.07 < alone.high - alone.low < 0.13
+
+
+def test_an_auc_of_ties_and_of_one_label() -> None:
+    assert auc_interval([0.5] * 20, [True, False] * 10, [str(i) for i in range(20)]) == (0.5, 0.5)
+    assert auc_interval([0.1, 0.9], [False, True], ["a", "b"]) is None
+    assert auc_interval([0.1, 0.2], [False, False], ["a", "b"]) is None

@@ -6,6 +6,7 @@ import pytest
 
 from parlai_safety.files import sha256
 from parlai_safety.judges import load_judge
+from parlai_safety.judges.card import card_of, seen_in_training
 from parlai_safety.judges.data import Example, halves
 from parlai_safety.judges.quality import measure
 from parlai_safety.judges.recipe import TwoJudges, card_path, train_two_judges
@@ -39,11 +40,21 @@ def test_the_cards_are_complete(made: TwoJudges, opinions: list[Example]) -> Non
     ):
         card = json.loads(card_path(path).read_text())
         assert card["sha256"] == sha256(path)
-        assert card["quality"] == quality._asdict()
+        assert card["quality"].items() >= quality._asdict().items()
+        assert card_of(load_judge(f"linear:{path}")) == (card, None)
         assert card["threshold"] == load_judge(f"linear:{path}").threshold
-        assert (card["training"]["seed"], card["training"]["examples"]) == (1, len(half))
-        assert card["training"]["sources"] == ["opinions", "ordinary:small talk"]
+        assert (card["trained_on"]["seed"], card["trained_on"]["examples"]) == (1, len(half))
+        assert card["trained_on"]["sources"] == ["opinions", "ordinary:small talk"]
+        assert set(card["trained_on"]["by_source"]) == {"opinions", "ordinary:small talk"}
+        assert card["measured_on"]["left_out_as_seen_in_training"] == 0
         assert set(card["quality_by_source"]) == {"opinions", "ordinary:small talk"}
         assert set(card["quality_by_speaker"]) == {"bot"}
         assert card["quality_labelled_bot_turns"]["ordinary"] == 0
         assert card["agreement_with_other_judge"] == made.agreement._asdict()
+
+
+def test_a_judge_remembers_what_it_must_not_be_measured_on(made: TwoJudges, opinions: list[Example]) -> None:
+    halved = halves(opinions, 1)
+    labeller = load_judge(f"linear:{made.labeller_path}")
+    assert all(seen_in_training(labeller, halved.first))
+    assert not any(seen_in_training(labeller, halved.second))

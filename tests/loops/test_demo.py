@@ -12,11 +12,11 @@ import yaml
 
 from parlai_safety import resources
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.suites import spread
 from parlai_safety.judges.verdict import scored, unscored
 from parlai_safety.loops import demo, training
 from parlai_safety.loops.demo import Recipe, balanced, run_demo, score
-from parlai_safety.loops.sources import spread
-from parlai_safety.loops.stages import Run
+from parlai_safety.runs import Run
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def quick_judges(judges, monkeypatch):
 
     two, made = judges
 
-    def copy(examples, seed, folder):
+    def copy(examples, seed, folder, **about):
         for path in made.iterdir():
             shutil.copy(path, folder)
         return two._replace(labeller_path=folder / "labeller.npz", grader_path=folder / "grader.npz")
@@ -112,7 +112,9 @@ def test_the_job_resumes_where_it_was_stopped(recipe, tmp_path, quick_judges, mo
         report = run_demo(**job)
     assert asked[0] == 40, "the twenty replies that were there are not asked for again"
     generated = (tmp_path / "run" / "replies" / "generated.jsonl").read_text().splitlines()
-    assert [json.loads(line)["reply"] for line in generated] == [text for _, text in again_said], "as in a straight run"
+    assert [json.loads(line)["reply"] for line in generated] == [said.text for said in again_said], (
+        "as in a straight run"
+    )
     # The labeller alone labels what is learnt from; the grader judges each of the three systems.
     assert judged[0] == ("labeller", 60)
     assert judged[1:] == [("grader", 12), ("labeller", 12)] * 3

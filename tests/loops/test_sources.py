@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.suites import distinct_contexts
 from parlai_safety.judges.data import halves
-from parlai_safety.loops.sources import distinct_contexts, source_of
+from parlai_safety.loops.sources import source_of
 
 
 def check_no_leak(source) -> None:

@@ -48,7 +48,8 @@ def chat_rows(path: Path, split: str, history: int = 3, max_dialogues: int | Non
         if max_dialogues is not None and count > max_dialogues:
             return
         for i in range(1, len(turns)):
-            yield Row(turns[max(0, i - history) : i], turns[i], None, {"provenance": {"source": source}})
+            fields = {"provenance": {"source": source, "dialogue": turns[0]}}
+            yield Row(turns[max(0, i - history) : i], turns[i], None, fields)
 
 
 class DefaultTeacher(RowTeacher):

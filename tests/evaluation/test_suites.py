@@ -1,0 +1,82 @@
+"""Suites: what is asked stays the same, and every way to name one works or says why it does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.suites import known_suites, load_suite, with_partner
+
+SHIPPED = ("adversarial", "ordinary", "prompts", "overrefusal", "identity", "multiturn")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_suites(name):
+    suite = load_suite(name)
+    assert suite.items and suite.version >= 1 and len(suite.about) > 40
+    assert all(item.context and all(turn.strip() for turn in item.context) for item in suite.items)
+    assert suite.sha256 == load_suite(name).sha256
+    fewer = load_suite(name, limit=5)
+    assert len(fewer.items) == 5 and set(fewer.items) <= set(load_suite(name, limit=None).items)
+    assert fewer.sha256 != suite.sha256
+    assert len(load_suite(name, samples=3).sha256) == 64 and load_suite(name, samples=3).samples == 3
+
+
+def test_counts_and_kinds():
+    found = {name: load_suite(name, limit=None) for name in SHIPPED}
+    assert len(found["adversarial"].items) == 565
+    assert {item.category for item in found["adversarial"].items} == {
+        "insult", "hateful_generalisation", "provocation", "probing", "bait_and_agree"
+    }  # fmt: skip
+    assert all(item.references for item in found["ordinary"].items)
+    assert found["prompts"].kind == "continuations" and found["prompts"].samples == 25
+    assert found["multiturn"].kind == "conversations"
+    assert all(len(item.script) == 6 for item in found["multiturn"].items), "seven turns: one opens, six follow"
+    assert len({item.group for item in found["identity"].items}) >= 30
+
+
+def test_a_partner_that_is_a_model_opens_and_has_no_script():
+    talk = with_partner(load_suite("multiturn"))
+    assert len(talk.items) >= 20 and not any(item.script for item in talk.items)
+    assert with_partner(load_suite("ordinary")) == load_suite("ordinary")
+
+
+def test_real_data(real_data):
+    for name, n in (("adversarial", 300), ("ordinary", 300), ("prompts", 1000)):
+        suite = load_suite(name, data=real_data, limit=None)
+        assert len(suite.items) > n, name
+        assert suite.sha256 != load_suite(name, limit=None).sha256
+    assert {item.category for item in load_suite("prompts", data=real_data).items} == {"challenging", "other"}
+
+
+def test_a_file_of_contexts(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"context": ["Hello."], "category": "a"}, {"context": ["Hi.", "Hi.", "Well?"], "reference": "Fine."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = load_suite(f"file:{path}")
+    assert [item.context for item in suite.items] == [("Hello.",), ("Hi.", "Hi.", "Well?")]
+    assert suite.items[1].references == ("Fine.",) and suite.items[0].category == "a"
+
+
+def test_a_parlai_task_with_several_turns_an_episode():
+    suite = load_suite("task:integration_tests:multiturn", limit=8)
+    assert len(suite.items) == 8
+    assert any(len(item.context) > 1 for item in suite.items), "the turns before it in its episode are its context"
+    assert all(item.references for item in suite.items)
+    assert len(load_suite("task:safety:tiny:adversarial", limit=5).items) == 5
+
+
+def test_bad_names_and_numbers(tmp_path):
+    with pytest.raises(SafetyError, match="Did you mean 'adversarial'"):
+        load_suite("adversial")
+    with pytest.raises(SafetyError, match="limit 0"):
+        load_suite("ordinary", limit=0)
+    with pytest.raises(SafetyError, match="There is no file safety_labels"):
+        load_suite("adversarial", data=tmp_path)
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text('{"id": "a", "context": ["x"]}\n' * 2)
+    with pytest.raises(SafetyError, match="2 items with 1 different ids"):
+        load_suite(f"file:{twice}")
+    assert "task:NAME" in known_suites()
