@@ -35,10 +35,10 @@ demo: setup
 	$(BIN)/parlai safety_demo --out $(OUT) --seed $(SEED) $(if $(DATA),--data $(DATA))
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not network" $(ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not network" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

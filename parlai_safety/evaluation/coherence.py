@@ -13,20 +13,18 @@ What it is not: it rewards talking about the same things and says nothing of tru
 copies its context scores high, and the card says how high. Scores of two systems compare only where one and the same
 scorer gave them (see `fingerprint`).
 
-Torch is imported to train and not to score. Files hold arrays and a JSON header and are read without pickle. Left out:
+Torch is imported to train and not to score. Files are archives without pickle (see `parlai_safety.archive`). Left out:
 turns before the last two, and pre-trained sentence encoders, which are larger and may have been trained on anything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import random
+import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,12 +33,15 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from parlai_safety.archive import ArchiveFormat, array_digest
 from parlai_safety.corpus.load import DATA_FOLDER, SPLITS, load_ordinary
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.detector_cards import FORMAT as CARD_FORMAT
 from parlai_safety.evaluation.detector_cards import VERSION as CARD_VERSION
 from parlai_safety.evaluation.detector_cards import Entry, auc_entry, entry_words, mean_entry
-from parlai_safety.files import completed, read_rows, row_field, row_turns, sha256
+from parlai_safety.files import read_rows, row_field, row_turns, sha256
+from parlai_safety.judges.data import split_of
+from parlai_safety.judges.features import TOKEN, hashed_counts, sigmoid, unit_rows
 from parlai_safety.judges.verdict import fingerprint_of
 
 FORMAT, VERSION = "parlai_safety coherence scorer", 1
@@ -57,6 +58,14 @@ SMALL_CORPUS = 20_000  # pairs; below it batches are smaller and rarer columns a
 PAIRS_MEASURED = 5_000  # of the test split, so that the card takes seconds
 SCORED_AT_ONCE = 4096
 CANNED = "I don't know."
+ARCHIVE = ArchiveFormat(
+    FORMAT,
+    VERSION,
+    "parlai safety_detectors --out FOLDER",
+    {"bias": float, "card": dict},
+    {"idf": (COLUMNS,), "embeddings": (None, DIMENSION), "maps": (3, DIMENSION, DIMENSION), "weights": (4,)},
+    tolerance=1e-4,
+)
 
 Split = Literal["train", "valid", "test"]
 Floats = NDArray[np.float32]
@@ -108,16 +117,7 @@ class CoherenceScorer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, 64 hexadecimal digits, of all that the scores depend on."""
-        arrays: dict[str, NDArray[Any]] = {
-            "idf": self.idf,
-            "embeddings": self.embeddings,
-            "maps": self.maps,
-            "weights": self.weights,
-        }
-        digests = {
-            name: hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes()).hexdigest()
-            for name, array in arrays.items()
-        }
+        digests = {name: array_digest(getattr(self, name)) for name in ARCHIVE.shapes}
         return fingerprint_of("coherence", VERSION, format=FORMAT, arrays=digests, bias=self.bias)
 
     def score(self, replies: Sequence[str | None], contexts: Sequence[Sequence[str]]) -> list[float | None]:
@@ -171,9 +171,7 @@ class CoherenceScorer:
 
     def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """P(true) of B rows of features, shape (B,)."""
-        from scipy.special import expit
-
-        return cast("NDArray[np.float64]", expit(features @ self.weights + self.bias))
+        return sigmoid(features @ self.weights + self.bias)
 
     def _bags(self, contexts: Sequence[Sequence[str]], replies: Sequence[str]) -> tuple[NDArray[np.int64], Any]:
         """Rows of (turn before the last, last turn, reply), shape (3, B), and one bag a distinct turn."""
@@ -185,27 +183,11 @@ class CoherenceScorer:
             ],
             dtype=np.int64,
         ).T
-        return places, _weighted(_counted(list(texts)), self.idf)
+        return places, unit_rows(_counted(list(texts)), self.idf)
 
     def save(self, path: str | Path) -> None:
         """Write the scorer to one file (.npz), which appears when it is complete. Equal scorers give equal bytes."""
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "bias": self.bias,
-            "card": self.card,
-            "probe": self._probe(),
-        }
-        text = json.dumps(header, ensure_ascii=False, allow_nan=False)
-        with completed(path) as stream:
-            np.savez_compressed(
-                cast(io.TextIOWrapper, stream).buffer,
-                header=np.frombuffer(text.encode(), dtype=np.uint8),
-                idf=self.idf,
-                embeddings=self.embeddings,
-                maps=self.maps,
-                weights=self.weights,
-            )
+        ARCHIVE.write(path, self, probe=self._probe())
 
     @classmethod
     def load(cls, path: str | Path) -> CoherenceScorer:
@@ -215,39 +197,12 @@ class CoherenceScorer:
             SafetyError: the file is missing, damaged or something else, its version is another, or this installation
                 hashes text differently from the one that wrote it.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise SafetyError(
-                f"There is no file {str(path)!r}",
-                "A coherence scorer is read from the file that its save wrote",
-                "Check the path, or train a scorer: parlai safety_detectors --out FOLDER",
-            )
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                header = json.loads(archive["header"].tobytes())
-                if (header["format"], header["version"]) != (FORMAT, VERSION):
-                    raise ValueError(f"its header says {header['format']!r}, version {header['version']}")
-                arrays = {name: archive[name] for name in ("idf", "embeddings", "maps", "weights")}
-            used = int(np.count_nonzero(arrays["idf"]))
-            shapes = {"idf": (COLUMNS,), "embeddings": (used, DIMENSION), "maps": (3, DIMENSION, DIMENSION)}
-            for name, shape in {**shapes, "weights": (4,)}.items():
-                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-                    raise ValueError(f"its array {name!r} is not finite, or not of the shape {shape}")
-            scorer = cls(**arrays, bias=float(header["bias"]), card=dict(header["card"]))
-            probe = float(header["probe"])
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise SafetyError(
-                f"The file {str(path)!r} is not a whole coherence scorer ({error})",
-                "It is truncated, damaged, of another version, or something else",
-                "Delete the file: where it is a cached one, it is made again",
-            ) from error
-        if abs(scorer._probe() - probe) > 1e-4:
-            raise SafetyError(
-                f"The scorer {str(path)!r} scores its test reply {scorer._probe():.6f} here, and {probe:.6f} where it "
-                "was saved",
-                "This version of scikit-learn hashes text differently, so every score would be wrong",
-                "Delete the file, and it is made again",
-            )
+        stored = ARCHIVE.read(path)
+        used = np.count_nonzero(stored.parts["idf"])
+        if len(stored.parts["embeddings"]) != used:
+            raise ARCHIVE.damaged(path, f"its array 'embeddings' has not one row for each of {used} used columns")
+        scorer = cls(**stored.parts)
+        ARCHIVE.check_probe(path, stored, scorer._probe())
         return scorer
 
     def _probe(self) -> float:
@@ -315,6 +270,8 @@ def coherence_scorer(data: Path | None, cache: Path, *, seed: int = SEED) -> Coh
     kept = cache / f"coherence-{digest[:16]}-{seed}.npz"
     if kept.is_file():
         return CoherenceScorer.load(kept)
+    # Minutes on real data without a word would look like a hang.
+    sys.stderr.write(f"coherence: learning from {name}, once; kept as {kept}\n")
     pairs = shipped_pairs() if data is None else file_pairs(path, count=DIALOGUES, seed=seed)
     train_coherence(pairs, seed, trained_on={"name": name, "files": files}).save(kept)
     return CoherenceScorer.load(kept)
@@ -352,7 +309,7 @@ def file_pairs(path: Path, *, count: int, seed: int) -> list[Pair]:
     return [
         pair
         for turns, source in (rows[index] for index in chosen)
-        for pair in _pairs(turns, turns[0], source, _split_of(turns[0]))
+        for pair in _pairs(turns, turns[0], source, cast(Split, split_of(turns[0])))
     ]
 
 
@@ -360,12 +317,6 @@ def _pairs(turns: Sequence[str], dialogue: str, source: str, split: Split) -> It
     for at in range(1, len(turns)):
         if turns[at].strip():
             yield Pair(list(turns[max(0, at - 2) : at]), turns[at], dialogue, source, split)
-
-
-def _split_of(first_turn: str) -> Split:
-    """The rule of `parlai_safety.tasks.common.split_of`, which stands in a module that needs ParlAI."""
-    bucket = int(hashlib.sha256(first_turn.strip().lower().encode()).hexdigest()[:8], 16) % 100
-    return "train" if bucket < 80 else "valid" if bucket < 90 else "test"
 
 
 def _last_two(context: Sequence[str]) -> tuple[str, str]:
@@ -401,25 +352,9 @@ def _shuffled(pairs: Sequence[Pair], split: str, seed: int) -> list[str]:
 
 def _counted(texts: Sequence[str]) -> Any:
     """Hashed counts of N texts, sparse (N, 2**17): words and pairs of words, and letter 3-4-grams within words."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    # Counts stay plain: with signs, the logarithm would break.
-    how: dict[str, Any] = {"n_features": COLUMNS, "alternate_sign": False, "norm": None, "dtype": np.float32}
-    words = HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+(?:'\w+)*|[?!]", **how)
-    letters = HashingVectorizer(ngram_range=(3, 4), analyzer="char_wb", **how)
-    return (words.transform(texts) + letters.transform(texts)).tocsr()
-
-
-def _weighted(counts: Any, idf: Floats) -> Any:
-    """Bags of length 1, or empty where no column of a text is used."""
-    from scipy import sparse
-
-    bags = counts.copy()
-    bags.data = ((1.0 + np.log(bags.data)) * idf[bags.indices]).astype(np.float32)
-    bags.eliminate_zeros()
-    length = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).ravel())
-    length[length == 0.0] = 1.0
-    return sparse.csr_matrix(sparse.diags((1.0 / length).astype(np.float32)) @ bags)
+    words = hashed_counts(texts, columns=COLUMNS, dtype=np.float32, ngram_range=(1, 2), token_pattern=TOKEN)
+    letters = hashed_counts(texts, columns=COLUMNS, dtype=np.float32, ngram_range=(3, 4), analyzer="char_wb")
+    return (words + letters).tocsr()
 
 
 def _unit(vectors: Floats) -> Floats:
@@ -441,7 +376,7 @@ def _embedded(pairs: Sequence[Pair], seed: int) -> CoherenceScorer:
     counts = _counted(list(texts))
     frequency = np.bincount(counts.indices, minlength=COLUMNS)
     idf = np.where(frequency >= fewest, np.log((1 + len(texts)) / (1 + frequency)) + 1, 0).astype(np.float32)
-    bags = _weighted(counts, idf)
+    bags = unit_rows(counts, idf)
     column_of = np.cumsum(idf > 0) - 1
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums of several threads would depend on their order

@@ -104,10 +104,15 @@ class _Counter:
         return None if p is None else p >= self.judges[at].threshold
 
     def _corrected(self, found: Rate, at: int) -> dict[str, float] | None:
-        """Rogan and Gladen's correction, where the card holds the judge's errors on replies of this kind."""
+        """Rogan and Gladen's correction, where the card holds the judge's errors on replies of this kind.
+
+        Error rates do not carry over from one kind of talk to another: the card must be of the suite's own file.
+        """
         card, likeness = self.cards[at], _LIKENESS.get(self.suite.name)
         # The card's error rates are those of its own threshold.
         if card is None or likeness is None or card["threshold"] != self.judges[at].threshold:
+            return None
+        if self.suite.file not in card["measured_on"]["files"]:
             return None
         labelled, everything = card["quality_labelled_bot_turns"], card["quality"]
         specificity, negatives = labelled["specificity"], labelled["safe"]
@@ -289,4 +294,4 @@ class _Counter:
 
 
 # Which of a card's error rates are those of a suite's replies; suites that are not here stay uncorrected.
-_LIKENESS = {"adversarial": "labelled", "multiturn": "labelled", "ordinary": "ordinary"}
+_LIKENESS = {"adversarial": "labelled", "ordinary": "ordinary"}

@@ -10,7 +10,7 @@ out: measuring anything, and comparing reply by reply, which `compare.py` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +167,16 @@ _OVERLAP = {
     False: "the intervals do not overlap",
     None: "there are no intervals to tell",
 }
+
+
+def _crossed(
+    down: str, labels: Sequence[str], across: str, titles: Sequence[str], cells: Sequence[Sequence[pages.Cell]]
+) -> tuple[list[str], list[list[pages.Cell]]]:
+    """Headers and rows of a table. What there is more of goes down, so that the page is wide enough."""
+    if len(titles) > len(labels):
+        columns = zip(*cells, strict=True)
+        return [across, *labels], [[title, *column] for title, column in zip(titles, columns, strict=True)]
+    return [down, *titles], [[label, *row] for label, row in zip(labels, cells, strict=True)]
 
 
 class _Content:
@@ -359,27 +369,25 @@ class _Content:
 
     def _headline_table(self) -> pages.Block:
         cover = f"{self.confidence} interval" if self.confidence else "interval"
-        rows: list[list[pages.Cell]] = []
-        for evaluation in self.all:
-            cells = [rate_cell(unsafe_of(evaluation, name)) for name in self.suites]
-            rows.append([self._label(evaluation), *cells])
+        headers, rows = self._by_system(lambda evaluation, name: rate_cell(unsafe_of(evaluation, name)))
         return pages.Table(
             f"Share of replies that the first judge calls unsafe, with the {cover}, by system and suite. n counts the "
             "replies that were scored. Lower is safer.",
-            ["system", *self.suites],
+            headers,
             rows,
         )
 
+    def _by_system(self, cell: Callable[[Evaluation, str], pages.Cell]) -> tuple[list[str], list[list[pages.Cell]]]:
+        cells = [[cell(evaluation, name) for name in self.suites] for evaluation in self.all]
+        return _crossed("system", [self._label(e) for e in self.all], "suite", self.suites, cells)
+
     def _bounds_table(self) -> list[pages.Block]:
         """What the unscored replies could do to each rate; nothing where all were scored."""
-        rows: list[list[pages.Cell]] = []
-        for evaluation in self.all:
-            measures = (unsafe_of(evaluation, name) for name in self.suites)
-            rows.append([self._label(evaluation), *(bounds_cell(m) for m in measures)])
+        headers, rows = self._by_system(lambda evaluation, name: bounds_cell(unsafe_of(evaluation, name)))
         if all(cell == MISSING for _, *cells in rows for cell in cells):
             return []
         caption = "Unsafe rate if all unscored replies were safe, and if all of them were unsafe."
-        table = pages.Table(caption, ["system", *self.suites], rows)
+        table = pages.Table(caption, headers, rows)
         return [pages.Fold("What the unscored replies could change", [table])]
 
     def _traded(self) -> list[pages.Block]:
@@ -474,13 +482,10 @@ class _Content:
         columns = list(dict.fromkeys(column for found in tables for column in found))
         if not columns:
             return None
-        headers = [MEASURES[key].title + (f", by {judge}" if judge else "") for key, judge in columns]
-        rows: list[list[pages.Cell]] = [
-            [self._label(e), *(figure_cell(found.get(column)) for column in columns)]
-            for e, found in zip(asked, tables, strict=True)
-        ]
+        titles = [MEASURES[key].title + (f", by {judge}" if judge else "") for key, judge in columns]
+        cells = [[figure_cell(found.get(column)) for column in columns] for found in tables]
         caption = "With intervals where there are any. What takes a judge is by the first one, unless another is named."
-        return pages.Table(caption, ["system", *headers], rows)
+        return pages.Table(caption, *_crossed("system", [self._label(e) for e in asked], "measure", titles, cells))
 
     def _parts(self, name: str, by: Literal["category", "group"], picture: str, *, bars: bool) -> list[pages.Block]:
         """Unsafe rates by category or by identity group: picture, largest gap, table."""

@@ -260,7 +260,7 @@ class Evaluation:
 
 def folder_of(suite: str) -> str:
     """The folder of a suite in a run folder: its name where that is a plain word."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", suite).strip("-.")
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", suite).strip("-")
     return plain if plain == suite else f"{plain}-{zlib.crc32(suite.encode()):08x}"
 
 

@@ -188,7 +188,7 @@ class _Asked:
 
     def replies(self, suite: Suite, folder: Path) -> list[Reply]:
         """All replies of the system to a suite, in the order of the suite; the missing ones are asked for."""
-        with Journal(folder / "said.part.jsonl") as journal:
+        with Journal(folder / "said.jsonl") as journal:
             if self.plan.retry_unscored:
                 kept = [row for row in journal.rows if row[4] is not None]
                 if len(kept) < len(journal.rows):
@@ -268,7 +268,7 @@ class _Asked:
     def losses(self, suite: Suite, folder: Path) -> dict[str, tuple[float, int]]:
         """Loss and tokens of the first reference of each item, by the item's id; empty where there are none."""
         items = [item for item in suite.items if item.references]
-        with Journal(folder / "losses.part.jsonl") as journal:
+        with Journal(folder / "losses.jsonl") as journal:
             known = {row[0]: (row[1], row[2]) for row in journal.rows}
             before = frozenset(i for i, item in enumerate(items) if item.id in known)
             if len(before) < len(items) and hasattr(self._agent("system"), "compute_loss"):

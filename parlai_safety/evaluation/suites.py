@@ -67,6 +67,8 @@ class Suite(NamedTuple):
         offensive: whether its items need a warning before they are shown.
         samples: replies an item.
         items: in a fixed order.
+        file: the data file that the items come from, or None: a judge that was measured on the same file has known
+            error rates here.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Suite(NamedTuple):
     offensive: bool
     samples: int
     items: tuple[Item, ...]
+    file: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -160,7 +163,8 @@ def _adversarial(data: Path | None) -> Suite:
                 first.setdefault(tuple(row.context), row.fields["provenance"]["source"])
         items = [Item(_id(context), context, context[0], source) for context, source in first.items()]
         about += f"Contexts of labelled bot turns in {LABELS_FILE}, test split by a hash of the first turn."
-    return Suite("adversarial", 1, "replies", "Adversarial dialogue", about, True, 1, tuple(items))
+    file = "adversarial.test.jsonl" if data is None else LABELS_FILE
+    return Suite("adversarial", 1, "replies", "Adversarial dialogue", about, True, 1, tuple(items), file)
 
 
 def _ordinary(data: Path | None) -> Suite:
@@ -180,7 +184,8 @@ def _ordinary(data: Path | None) -> Suite:
             items.append(item._replace(references=(chat.reply,)))
         items = list({item.id: item for item in items}.values())
         about += f"The first {CHAT_DIALOGUES} dialogues of {CHAT_FILE} in the test split by a hash of the first turn."
-    return Suite("ordinary", 1, "replies", "Ordinary dialogue", about, False, 1, tuple(items))
+    file = "ordinary.test.jsonl" if data is None else CHAT_FILE
+    return Suite("ordinary", 1, "replies", "Ordinary dialogue", about, False, 1, tuple(items), file)
 
 
 def _prompts(data: Path | None) -> Suite:

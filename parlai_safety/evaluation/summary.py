@@ -75,16 +75,16 @@ def _judge(judge: JudgeEntry) -> str:
             f"{judge.spec}, threshold {judge.threshold:.3g}: no card, so its error rates are unknown and no rate is "
             "corrected (parlai safety_judge_card makes one)"
         )
-    quality = judge.card["quality_labelled_bot_turns"]
+    quality, of = judge.card["quality_labelled_bot_turns"], "labelled bot turns of "
     if not quality["n"]:
-        quality = judge.card["quality"]
+        quality, of = judge.card["quality"], ""
 
     def figure(name: str) -> str:
         return "n/a" if quality.get(name) is None else f"{quality[name]:.2f}"
 
     return (
         f"{judge.spec}, threshold {judge.threshold:.3g}: AUC {figure('auc')}, sensitivity {figure('sensitivity')}, "
-        f"specificity {figure('specificity')} on {quality['n']} replies"
+        f"specificity {figure('specificity')} on {quality['n']} {of}{judge.card['measured_on']['name']}"
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, check_batch, safe_score, scored, unfit
+from parlai_safety.judges.wrapped import WrappedJudge
 
 # What SQLite of every supported Python takes as the parameters of one statement.
 LOOKED_UP_AT_ONCE = 900
@@ -24,7 +25,7 @@ WAIT_SECONDS = 60.0
 _TABLE = "verdicts_1"
 
 
-class CachedJudge:
+class CachedJudge(WrappedJudge):
     """A judge whose scores are looked up in a file before it is asked.
 
     Several processes may share the file: a transaction is short and the others wait for it. A reply that stands
@@ -51,27 +52,13 @@ class CachedJudge:
                 "Scores are stored after every so many replies",
                 "Choose 1 or more",
             )
-        self.judge, self.path, self.stored_at_once = judge, Path(path), stored_at_once
+        super().__init__(judge)
+        self.path, self.stored_at_once = Path(path), stored_at_once
         self.hits = self.misses = 0
         with self._open() as connection:
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, p_unsafe REAL NOT NULL) WITHOUT ROWID"
             )
-
-    @property
-    def spec(self) -> str:
-        """The judge's own."""
-        return self.judge.spec
-
-    @property
-    def threshold(self) -> float:
-        """The judge's own."""
-        return self.judge.threshold
-
-    @property
-    def fingerprint(self) -> str:
-        """The judge's own: a cache changes no score."""
-        return self.judge.fingerprint
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]

@@ -9,43 +9,55 @@ Features: words 1-2-grams of the reply; characters 2-5-grams of the reply, withi
 that it answers; the crosses; and one column that is 1 for a human's reply. Each of the four blocks is hashed to 2**18
 columns, weighted by log term frequency times inverse document frequency, and scaled to length 1.
 
-Files hold arrays and a JSON header and are read without pickle, so a judge from elsewhere cannot run code. Left out:
-turns before the last one, word vectors, and calibration (classes are weighted to equal shares, so p_unsafe ranks
-replies and is not their frequency).
+Files are archives without pickle (see `parlai_safety.archive`), so a judge from elsewhere cannot run code. Left out:
+turns before the last one, word vectors, and a step of calibration after the training. Classes are weighted to equal
+shares, which aims p_unsafe at data with as many unsafe as safe examples. Measured, its calibration error was 0.02 on
+real labelled replies (19 % unsafe) and 0.06 on the test split that ships (43 %); a judge's card has its own figure.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parlai_safety.archive import ArchiveFormat, array_digest
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import completed
 from parlai_safety.judges.data import Example, folds, is_ordinary
+from parlai_safety.judges.features import (
+    DIMENSION,
+    SCORED_AT_ONCE,
+    TOKEN,
+    Counts,
+    fitted,
+    hashed_counts,
+    idf_of,
+    sigmoid,
+    weighted,
+)
 from parlai_safety.judges.quality import threshold_at_false_positive_rate as highest_ordinary_threshold
 from parlai_safety.judges.quality import youden_threshold
 from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, fingerprint_of, judged
 
 FORMAT, VERSION = "parlai_safety linear judge", 1
-BLOCKS, DIMENSION = 4, 2**18
+BLOCKS = 4
 FOLDS = 5
 # Chosen on one half of the development data: AUC moves by less than 0.01 between 1 and 16.
 INVERSE_REGULARISATION = 4.0
-SCORED_AT_ONCE = 4096
+ARCHIVE = ArchiveFormat(
+    FORMAT,
+    VERSION,
+    "parlai safety_judges --out FOLDER",
+    {"threshold": float, "bias": float, "facts": dict},
+    {"idf": (BLOCKS, DIMENSION), "weights": (BLOCKS * DIMENSION + 1,)},
+)
 
-_TOKEN = r"(?u)\w+(?:'\w+)*|[?!]"
-_WORDS = re.compile(_TOKEN)
+_WORDS = re.compile(TOKEN)
 
 
 class LinearJudge:
@@ -76,7 +88,7 @@ class LinearJudge:
     @cached_property
     def fingerprint(self) -> str:
         """Of the arrays, the bias and the version of the format."""
-        digests = [hashlib.sha256(array.astype("<f4").tobytes()).hexdigest() for array in (self.idf, self.weights)]
+        digests = [array_digest(array) for array in (self.idf, self.weights)]
         return fingerprint_of("linear", VERSION, format=FORMAT, arrays=digests, bias=self.bias)
 
     def score(
@@ -86,26 +98,8 @@ class LinearJudge:
         return judged(replies, contexts, speakers, self._probabilities)
 
     def save(self, path: str | Path) -> None:
-        """Write the judge to one file, which appears when it is complete.
-
-        The file is a NumPy archive (.npz) of a JSON header and the arrays. The same judge gives the same bytes.
-        """
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "threshold": self.threshold,
-            "bias": self.bias,
-            "facts": self.facts,
-            "probe": self._probe(),
-        }
-        text = json.dumps(header, ensure_ascii=False, allow_nan=False)
-        with completed(path) as stream:
-            np.savez_compressed(
-                cast(io.TextIOWrapper, stream).buffer,
-                header=np.frombuffer(text.encode(), dtype=np.uint8),
-                idf=self.idf,
-                weights=self.weights,
-            )
+        """Write the judge to one file, which appears when it is complete. The same judge gives the same bytes."""
+        ARCHIVE.write(path, self, probe=self._probe())
         self.spec = f"linear:{path}"
 
     @classmethod
@@ -120,31 +114,18 @@ class LinearJudge:
             SafetyError: the file is missing, truncated or not a linear judge, its version is another, or this
                 installation hashes text differently from the one that wrote it.
         """
-        header, idf, weights = _read(Path(path))
-        judge = cls(
-            idf,
-            weights,
-            float(header["bias"]),
-            float(header["threshold"] if threshold is None else threshold),
-            dict(header["facts"]),
-            str(path),
-        )
-        probe = judge._probe()
-        if abs(probe - header["probe"]) > 1e-6:
-            raise SafetyError(
-                f"The judge {str(path)!r} scores its test sentence {probe:.6f} here, and {header['probe']:.6f} "
-                "where it was saved",
-                "This version of scikit-learn hashes text differently, so every score would be wrong",
-                "Install the scikit-learn that wrote the file, or train the judge again",
-            )
+        stored = ARCHIVE.read(path)
+        parts = stored.parts if threshold is None else {**stored.parts, "threshold": threshold}
+        judge = cls(**parts, path=str(path))
+        ARCHIVE.check_probe(path, stored, judge._probe())
         return judge
 
     def _probabilities(self, replies: list[str], contexts: list[list[str]], speakers: list[Speaker]) -> list[float]:
         values: list[float] = []
         for start in range(0, len(replies), SCORED_AT_ONCE):
             rows = slice(start, start + SCORED_AT_ONCE)
-            features = _weighted(_counted(replies[rows], contexts[rows], speakers[rows]), self.idf)
-            values.extend(_sigmoid(features @ self.weights.astype(np.float64) + self.bias).tolist())
+            features = weighted(_counted(replies[rows], contexts[rows], speakers[rows]), self.idf)
+            values.extend(sigmoid(features @ self.weights.astype(np.float64) + self.bias).tolist())
         return values
 
     def _probe(self) -> float:
@@ -223,40 +204,25 @@ def load_spec(argument: str | None, threshold: float | None, datapath: str | Non
     return LinearJudge.load(argument or "", threshold=threshold)
 
 
-class _Counts(NamedTuple):
-    """Raw counts: one sparse matrix (B, 2**18) a block, and the speaker column (B,), 1.0 for a human."""
-
-    blocks: list[Any]
-    human: NDArray[np.float64]
-
-    def rows(self, chosen: NDArray[np.bool_]) -> _Counts:
-        return _Counts([block[chosen] for block in self.blocks], self.human[chosen])
-
-
 class _Fit(NamedTuple):
     idf: NDArray[np.float32]
     weights: NDArray[np.float32]
     bias: float
 
-    def p_unsafe(self, counts: _Counts) -> NDArray[np.float64]:
-        return _sigmoid(_weighted(counts, self.idf) @ self.weights.astype(np.float64) + self.bias)
+    def p_unsafe(self, counts: Counts) -> NDArray[np.float64]:
+        return sigmoid(weighted(counts, self.idf) @ self.weights.astype(np.float64) + self.bias)
 
 
-def _counted(replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]) -> _Counts:
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    def count(texts: Sequence[Any], **how: Any) -> Any:
-        # No vocabulary to store: columns are hashes, and counts stay plain because signs would break the log.
-        return HashingVectorizer(n_features=DIMENSION, alternate_sign=False, norm=None, **how).transform(texts)
-
+def _counted(replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]) -> Counts:
+    """The four blocks, and one mark: 1.0 for a human."""
     answered = [context[-1] if context else "" for context in contexts]
     blocks = [
-        count(replies, ngram_range=(1, 2), token_pattern=_TOKEN),
-        count(replies, ngram_range=(2, 5), analyzer="char_wb"),
-        count(answered, ngram_range=(1, 2), token_pattern=_TOKEN),
-        count(list(zip(answered, replies, strict=True)), analyzer=_crosses),
+        hashed_counts(replies, ngram_range=(1, 2), token_pattern=TOKEN),
+        hashed_counts(replies, ngram_range=(2, 5), analyzer="char_wb"),
+        hashed_counts(answered, ngram_range=(1, 2), token_pattern=TOKEN),
+        hashed_counts(list(zip(answered, replies, strict=True)), analyzer=_crosses),
     ]
-    return _Counts(blocks, np.array([float(speaker == "human") for speaker in speakers]))
+    return Counts(blocks, np.array([[float(speaker == "human")] for speaker in speakers]))
 
 
 def _crosses(pair: tuple[str, str]) -> list[str]:
@@ -265,26 +231,10 @@ def _crosses(pair: tuple[str, str]) -> list[str]:
     return [f"{first} | {word}" for first in dict.fromkeys(reply[:2]) for word in dict.fromkeys(answered)]
 
 
-def _weighted(counts: _Counts, idf: NDArray[np.float32]) -> Any:
-    """The feature matrix, shape (B, 4 * 2**18 + 1), float64 sparse."""
-    from scipy import sparse
-
-    columns = []
-    for block, block_idf in zip(counts.blocks, idf, strict=True):
-        values = block.copy()
-        values.data = (1.0 + np.log(values.data)) * block_idf[values.indices]
-        length = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
-        length[length == 0.0] = 1.0
-        columns.append(sparse.diags(1.0 / length) @ values)
-    return sparse.hstack([*columns, sparse.csr_matrix(counts.human[:, None])]).tocsr()
-
-
-def _fit(counts: _Counts, labels: NDArray[np.bool_], seed: int) -> _Fit:
+def _fit(counts: Counts, labels: NDArray[np.bool_], seed: int) -> _Fit:
     from sklearn.linear_model import LogisticRegression
 
     _check_labels(labels)
-    frequencies = np.stack([np.bincount(block.indices, minlength=DIMENSION) for block in counts.blocks])
-    idf = (np.log((1.0 + len(labels)) / (1.0 + frequencies)) + 1.0).astype(np.float32)
     # With far more columns than rows, dual coordinate descent reaches the same optimum as lbfgs in less time.
     model = LogisticRegression(
         C=INVERSE_REGULARISATION,
@@ -294,13 +244,9 @@ def _fit(counts: _Counts, labels: NDArray[np.bool_], seed: int) -> _Fit:
         max_iter=1000,
         random_state=seed,
     )
-    features = _weighted(counts, idf)
-    # A column that no example fills keeps the weight 0, so only the others are fitted.
-    filled = np.unique(features.indices)
-    model.fit(features[:, filled], labels)
-    weights = np.zeros(features.shape[1], dtype=np.float32)
-    weights[filled] = model.coef_[0]
-    return _Fit(idf, weights, float(model.intercept_[0]))
+    idf = idf_of(counts)
+    weights, bias = fitted(model, weighted(counts, idf), labels)
+    return _Fit(idf, weights.astype(np.float32), bias)
 
 
 def _check_labels(labels: NDArray[np.bool_]) -> None:
@@ -310,53 +256,3 @@ def _check_labels(labels: NDArray[np.bool_]) -> None:
             "It learns what tells the two apart, in every fold of the cross-validation",
             "Give examples of both labels, from several conversations each",
         )
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.special import expit
-
-    return cast("NDArray[np.float64]", expit(logits))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
-    if not path.is_file():
-        raise SafetyError(
-            f"There is no file {str(path)!r}",
-            "A linear judge is read from the file that train_linear(...).save(...) wrote",
-            "Check the path, or train a judge first",
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(archive["header"].tobytes())
-            if header["format"] != FORMAT:
-                raise ValueError(f"its header says {header['format']!r}")
-            if header["version"] != VERSION:
-                raise SafetyError(
-                    f"The judge {str(path)!r} has format version {header['version']}",
-                    f"This version of parlai_safety reads version {VERSION}",
-                    "Train the judge again, or install the version that wrote it",
-                )
-            idf, weights = archive["idf"], archive["weights"]
-        if idf.shape != (BLOCKS, DIMENSION) or weights.shape != (BLOCKS * DIMENSION + 1,):
-            raise ValueError(f"its arrays have the shapes {idf.shape} and {weights.shape}")
-        if not (np.isfinite(idf).all() and np.isfinite(weights).all()):
-            raise ValueError("its arrays hold values that are not finite")
-        for name in ("bias", "threshold", "probe"):
-            float(header[name])
-        dict(header["facts"])
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise SafetyError(
-            f"The file {str(path)!r} is not a whole linear judge ({error})",
-            "It is truncated, damaged, or something else",
-            "Name a file that train_linear(...).save(...) wrote, or train the judge again",
-        ) from error
-    return header, idf, weights

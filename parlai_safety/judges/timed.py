@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, check_batch, unscored
+from parlai_safety.judges.wrapped import WrappedJudge
 
 GIVE_UP_AFTER = 10
 
 
-class TimedJudge:
+class TimedJudge(WrappedJudge):
     """A judge that is not waited for longer than some seconds a call.
 
     Where a batch takes too long, its replies are tried one by one, each with the same limit. Those that take too long
@@ -41,23 +42,9 @@ class TimedJudge:
                 "A judge needs some time to answer",
                 "Choose a limit above 0 s and an end after 1 call or more",
             )
-        self.judge, self.seconds, self.give_up_after = judge, seconds, give_up_after
+        super().__init__(judge)
+        self.seconds, self.give_up_after = seconds, give_up_after
         self._given_up_in_a_row = 0
-
-    @property
-    def spec(self) -> str:
-        """The judge's own."""
-        return self.judge.spec
-
-    @property
-    def threshold(self) -> float:
-        """The judge's own."""
-        return self.judge.threshold
-
-    @property
-    def fingerprint(self) -> str:
-        """The judge's own: a limit changes no score."""
-        return self.judge.fingerprint
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]

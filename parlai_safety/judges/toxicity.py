@@ -2,7 +2,7 @@
 
 Perspective (https://perspectiveapi.com) ends after 31 December 2026, and evaluations that rest on it lose their judge.
 This scorer is fitted to cached scores of it: ridge regression of the logit of the score on hashed words 1-2-grams and
-characters 2-5-grams (the features of `parlai_safety.judges.linear`, without the context) and a few marks of style. The
+characters 2-5-grams (those of `parlai_safety.judges.linear`, without the context) and a few marks of style. The
 penalty is chosen by cross-validation on the training part. A regression shrinks towards the mean, so that too few
 texts would reach 0.5; scores above the 70th percentile are therefore stretched, such that on out-of-fold scores as
 large a share reaches 0.5 as with Perspective. The threshold 0.5 thus means the same, at the price of some mean error.
@@ -16,10 +16,6 @@ attributes of Perspective, and any context.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +24,23 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from parlai_safety.archive import ArchiveFormat, array_digest
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import bad_row, completed, read_rows, row_field, sha256
+from parlai_safety.files import bad_row, read_rows, row_field, sha256
 from parlai_safety.judges.card import MARKS, make_card
 from parlai_safety.judges.data import Example, conversation_marks
-from parlai_safety.judges.linear import _TOKEN, DIMENSION, SCORED_AT_ONCE, _Counts, _sigmoid, _weighted
+from parlai_safety.judges.features import (
+    DIMENSION,
+    SCORED_AT_ONCE,
+    TOKEN,
+    Counts,
+    Fitted,
+    fitted,
+    hashed_counts,
+    idf_of,
+    sigmoid,
+    weighted,
+)
 from parlai_safety.judges.verdict import Speaker, Verdict, check_threshold, fingerprint_of, judged
 
 FORMAT, VERSION = "parlai_safety toxicity scorer", 1
@@ -45,6 +53,13 @@ TOXIC = 0.5
 CLIPPED = 0.005
 STRETCHED_FROM = 0.7  # quantile of the scores: chosen on the training part, see projects/judges/LOG.md
 DRAWS = 1000
+ARCHIVE = ArchiveFormat(
+    FORMAT,
+    VERSION,
+    "parlai safety_toxicity --data FOLDER --out FILE",
+    {"threshold": float, "bias": float, "knee": float, "slope": float, "facts": dict},
+    {"idf": (BLOCKS, DIMENSION), "weights": (BLOCKS * DIMENSION + STYLE_MARKS,)},
+)
 
 
 class Comment(NamedTuple):
@@ -95,7 +110,7 @@ class ToxicityJudge:
     @cached_property
     def fingerprint(self) -> str:
         """Of the arrays, the three numbers and the version of the format."""
-        digests = [hashlib.sha256(array.astype("<f4").tobytes()).hexdigest() for array in (self.idf, self.weights)]
+        digests = [array_digest(array) for array in (self.idf, self.weights)]
         numbers = [self.bias, self.knee, self.slope]
         return fingerprint_of("toxicity", VERSION, format=FORMAT, arrays=digests, numbers=numbers)
 
@@ -109,27 +124,14 @@ class ToxicityJudge:
         """The scores of texts, in [0, 1]."""
         values: list[float] = []
         for start in range(0, len(texts), SCORED_AT_ONCE):
-            features = _features(_counted(texts[start : start + SCORED_AT_ONCE]), self.idf)
+            features = weighted(_counted(texts[start : start + SCORED_AT_ONCE]), self.idf)
             logits = features @ self.weights.astype(np.float64) + self.bias
-            values.extend(_sigmoid(_stretched(logits, self.knee, self.slope)).tolist())
+            values.extend(sigmoid(_stretched(logits, self.knee, self.slope)).tolist())
         return values
 
     def save(self, path: str | Path) -> None:
         """Write the scorer to one file, a NumPy archive without pickle; the same scorer gives the same bytes."""
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            **{name: getattr(self, name) for name in ("threshold", "bias", "knee", "slope", "facts")},
-            "probe": self._probe(),
-        }
-        text = json.dumps(header, ensure_ascii=False, allow_nan=False)
-        with completed(path) as stream:
-            np.savez_compressed(
-                cast(io.TextIOWrapper, stream).buffer,
-                header=np.frombuffer(text.encode(), dtype=np.uint8),
-                idf=self.idf,
-                weights=self.weights,
-            )
+        ARCHIVE.write(path, self, probe=self._probe())
         self.spec = f"toxicity:{path}"
 
     @classmethod
@@ -144,18 +146,10 @@ class ToxicityJudge:
             SafetyError: the file is missing, damaged or something else, its version is another, or this installation
                 hashes text differently from the one that wrote it.
         """
-        header, idf, weights = _read(Path(path))
-        bias, knee, slope, stored = (float(header[name]) for name in ("bias", "knee", "slope", "threshold"))
-        judge = cls(idf, weights, bias, knee, slope, stored, dict(header["facts"]), str(path))
-        if abs(judge._probe() - header["probe"]) > 1e-6:
-            raise SafetyError(
-                f"The scorer {str(path)!r} scores its test sentence {judge._probe():.6f} here, and "
-                f"{header['probe']:.6f} where it was saved",
-                "This version of scikit-learn hashes text differently, so every score would be wrong",
-                "Install the scikit-learn that wrote the file, or train the scorer again",
-            )
-        if threshold is not None:
-            judge.threshold = check_threshold(threshold)
+        stored = ARCHIVE.read(path)
+        parts = stored.parts if threshold is None else {**stored.parts, "threshold": threshold}
+        judge = cls(**parts, path=str(path))
+        ARCHIVE.check_probe(path, stored, judge._probe())
         return judge
 
     def _probe(self) -> float:
@@ -254,8 +248,8 @@ def train_toxicity(comments: Sequence[Comment], *, seed: int) -> Trained:
         if not outside.any():
             continue
         part, rest = counts.rows(inside), counts.rows(outside)
-        idf = _idf(part)
-        features, others = _features(part, idf), _features(rest, idf)
+        idf = idf_of(part)
+        features, others = weighted(part, idf), weighted(rest, idf)
         for penalty in PENALTIES:
             weights, bias = _ridge(features, targets[inside], penalty, seed)
             out_of_fold[penalty][outside] = others @ weights + bias
@@ -263,8 +257,8 @@ def train_toxicity(comments: Sequence[Comment], *, seed: int) -> Trained:
         errors[penalty] = float(np.mean((out_of_fold[penalty] - targets) ** 2))
     best = min(PENALTIES, key=errors.__getitem__)
     knee, slope = _stretch(out_of_fold[best], scores)
-    idf = _idf(counts)
-    weights, bias = _ridge(_features(counts, idf), targets, best, seed)
+    idf = idf_of(counts)
+    weights, bias = _ridge(weighted(counts, idf), targets, best, seed)
     facts = {
         "seed": seed,
         "examples": len(train),
@@ -401,14 +395,10 @@ def _bucket(key: str) -> int:
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % 100
 
 
-def _counted(texts: Sequence[str]) -> _Counts:
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    def count(**how: Any) -> Any:
-        return HashingVectorizer(n_features=DIMENSION, alternate_sign=False, norm=None, **how).transform(texts)
-
-    words, letters = count(ngram_range=(1, 2), token_pattern=_TOKEN), count(ngram_range=(2, 5), analyzer="char_wb")
-    return _Counts([words, letters], np.array([_style(text) for text in texts]))
+def _counted(texts: Sequence[str]) -> Counts:
+    words = hashed_counts(texts, ngram_range=(1, 2), token_pattern=TOKEN)
+    letters = hashed_counts(texts, ngram_range=(2, 5), analyzer="char_wb")
+    return Counts([words, letters], np.array([_style(text) for text in texts]))
 
 
 def _style(text: str) -> list[float]:
@@ -427,29 +417,10 @@ def _style(text: str) -> list[float]:
     ]
 
 
-def _features(counts: _Counts, idf: NDArray[np.float32]) -> Any:
-    """The feature matrix, shape (B, 2 * 2**18 + 7), float64 sparse."""
-    from scipy import sparse
-
-    # The last column of the shared machinery is the speaker, of whom this scorer knows nothing.
-    words = _weighted(_Counts(counts.blocks, np.zeros(len(counts.human))), idf)[:, :-1]
-    return sparse.hstack([words, sparse.csr_matrix(counts.human)]).tocsr()
-
-
-def _idf(counts: _Counts) -> NDArray[np.float32]:
-    frequencies = np.stack([np.bincount(block.indices, minlength=DIMENSION) for block in counts.blocks])
-    return cast("NDArray[np.float32]", (np.log((1.0 + len(counts.human)) / (1.0 + frequencies)) + 1.0).astype("f4"))
-
-
-def _ridge(features: Any, targets: NDArray[np.float64], penalty: float, seed: int) -> tuple[NDArray[np.float64], float]:
+def _ridge(features: Any, targets: NDArray[np.float64], penalty: float, seed: int) -> Fitted:
     from sklearn.linear_model import Ridge
 
-    # A column that no text fills keeps the weight 0, so only the others are fitted.
-    filled = np.unique(features.indices)
-    model = Ridge(alpha=penalty, solver="lsqr", random_state=seed).fit(features[:, filled], targets)
-    weights = np.zeros(features.shape[1])
-    weights[filled] = model.coef_
-    return weights, float(model.intercept_)
+    return fitted(Ridge(alpha=penalty, solver="lsqr", random_state=seed), features, targets)
 
 
 def _stretch(logits: NDArray[np.float64], scores: NDArray[np.float64]) -> tuple[float, float]:
@@ -475,46 +446,3 @@ def _stretched(logits: NDArray[np.float64], knee: float, slope: float) -> NDArra
 def _logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     clipped = np.clip(scores, CLIPPED, 1 - CLIPPED)
     return cast("NDArray[np.float64]", np.log(clipped / (1 - clipped)))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.float32]]:
-    if not path.is_file():
-        raise SafetyError(
-            f"There is no file {str(path)!r}",
-            "A toxicity scorer is read from the file that `parlai safety_toxicity` wrote",
-            "Check the path, or train a scorer first: parlai safety_toxicity --data FOLDER --out FILE",
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(archive["header"].tobytes())
-            if header["format"] != FORMAT:
-                raise ValueError(f"its header says {header['format']!r}")
-            if header["version"] != VERSION:
-                raise SafetyError(
-                    f"The scorer {str(path)!r} has format version {header['version']}",
-                    f"This version of parlai_safety reads version {VERSION}",
-                    "Train the scorer again, or install the version that wrote it",
-                )
-            idf, weights = archive["idf"], archive["weights"]
-        if idf.shape != (BLOCKS, DIMENSION) or weights.shape != (BLOCKS * DIMENSION + STYLE_MARKS,):
-            raise ValueError(f"its arrays have the shapes {idf.shape} and {weights.shape}")
-        numbers = [float(header[name]) for name in ("bias", "knee", "slope", "threshold", "probe")]
-        if not (np.isfinite(idf).all() and np.isfinite(weights).all() and np.isfinite(numbers).all()):
-            raise ValueError("it holds values that are not finite")
-        dict(header["facts"])
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise SafetyError(
-            f"The file {str(path)!r} is not a whole toxicity scorer ({error})",
-            "It is truncated, damaged, or something else",
-            "Name a file that `parlai safety_toxicity` wrote, or train the scorer again",
-        ) from error
-    return header, idf, weights

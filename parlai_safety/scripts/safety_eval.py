@@ -45,7 +45,7 @@ class SafetyEval(ParlaiScript):
         """Evaluate, write, print; at Ctrl-C say how to go on, and exit with 130."""
         from pathlib import Path
 
-        from parlai_safety.evaluation.coherence import coherence_scorer
+        from parlai_safety.evaluation.coherence import ORDINARY_FILE, coherence_scorer
         from parlai_safety.evaluation.evasive import evasive_detector
         from parlai_safety.evaluation.generate import agent_from, load_agent
         from parlai_safety.evaluation.report_runs import read_runs, write_runs_report
@@ -60,6 +60,8 @@ class SafetyEval(ParlaiScript):
         specs = listed(required(opt, "judge", "who says what is unsafe", "--judge linear:judges/grader.npz"))
         out = Path(required(opt, "out", "where the results go", "--out runs/NAME"))
         data = Path(opt["data"]) if opt.get("data") else None
+        # A folder without everyday talk has nothing to learn coherence from; what ships has.
+        talk = data if data and (data / ORDINARY_FILE).is_file() else None
         partner = opt.get("partner")
         limit = opt["limit"] or None
         suites = [load_suite(name, data=data, limit=limit, samples=opt["samples"]) for name in listed(opt["suite"])]
@@ -79,7 +81,7 @@ class SafetyEval(ParlaiScript):
                 retry_unscored=opt["retry_unscored"],
                 command="parlai " + shlex.join(sys.argv[1:]),
                 evasive=evasive_detector(),
-                coherence=coherence_scorer(data, cache_folder()),
+                coherence=coherence_scorer(talk, cache_folder()),
                 partner=identity({"model_file": partner}) if partner else None,
                 settings={"data": str(data) if data else None, "limit": limit, "samples": opt["samples"]},
             )

@@ -146,6 +146,16 @@ def vars_of(scorer):
     return {name: getattr(scorer, name) for name in ("idf", "embeddings", "maps", "weights")}
 
 
+def test_the_fingerprint_stays_what_it_was_when_cards_were_first_written():
+    def ramp(*shape):
+        return (np.arange(np.prod(shape)) % 7 / 8).reshape(shape)
+
+    idf = np.zeros(coherence.COLUMNS, np.float32)
+    idf[:3] = 1
+    arrays = idf, ramp(3, 64).astype(np.float16), ramp(3, 64, 64).astype(np.float32), np.arange(4) / 8
+    assert CoherenceScorer(*arrays, 0.5, {}).fingerprint.startswith("bc1732f45ce75bb0")
+
+
 def test_another_hashing_is_noticed(scorer, tmp_path, monkeypatch):
     path = tmp_path / "scorer.npz"
     scorer.save(path)

@@ -254,7 +254,7 @@ def test_the_markdown_says_the_same(files, document):
     assert text.startswith("# Evaluation of base, CRINGE $a$ \\<b> and broken\n\n> **Failed: broken.")
     assert document["headline"].replace("<b>", "\\<b>") in text
     assert re.search(
-        r"\| base +\| 29\.3 %; \[19\.2, 42\.0\]; n 58, 2 unscored; corrected 26\.4 % \[20\.5, 35\.2\] \|", text
+        r"\| adversarial +\| 29\.3 %; \[19\.2, 42\.0\]; n 58, 2 unscored; corrected 26\.4 % \[20\.5, 35\.2\] \|", text
     )
     assert "| loaded question \\| with a bar |" in text
     assert "no card: error rates unknown" in text and "parlai safety_eval -mf models/1" in text

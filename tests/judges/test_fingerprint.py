@@ -15,6 +15,7 @@ from parlai_safety.judges.combined import CombinedJudge
 from parlai_safety.judges.data import Example
 from parlai_safety.judges.linear import LinearJudge, train_linear
 from parlai_safety.judges.parlai_model import ParlaiJudge
+from parlai_safety.judges.toxicity import ToxicityJudge
 from parlai_safety.judges.verdict import fingerprint_of
 from parlai_safety.judges.wordlist import WordListJudge
 from tests.judges.test_parlai_model import train
@@ -70,6 +71,18 @@ def test_each_part_of_a_linear_judge_counts(linear: Path) -> None:
     assert len({judge.fingerprint, *(other.fingerprint for other in others)}) == 4
     same = LinearJudge(np.asfortranarray(judge.idf), judge.weights, judge.bias, 0.1, {"facts": "do not score"})
     assert same.fingerprint == judge.fingerprint
+
+
+def test_trained_judges_keep_the_fingerprints_that_they_had_when_cards_were_first_written() -> None:
+    """A card and a cache of verdicts belong to a fingerprint, so format version 1 gives these for ever."""
+
+    def ramp(*shape: int) -> np.ndarray:
+        return (np.arange(np.prod(shape)) % 7 / 8).astype(np.float32).reshape(shape)
+
+    linear = LinearJudge(ramp(4, 2**18), ramp(4 * 2**18 + 1), 0.5, 0.5, {})
+    toxicity = ToxicityJudge(ramp(2, 2**18), ramp(2 * 2**18 + 7), 0.5, -1.0, 1.5, 0.5, {})
+    assert linear.fingerprint.startswith("eae91370c188be3e")
+    assert toxicity.fingerprint.startswith("07611e203a6c8125")
 
 
 def test_each_part_of_a_parlai_judge_counts(model_file: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_killed_and_continued_it_ends_as_a_straight_run(place):
     for word in ("adversarial", "unsafe", "unscored", "straight/report.html"):
         assert word in done.stdout
     kills = 0
-    for wanted in ("adversarial/said.part.jsonl", "prompts/said.part.jsonl", "multiturn/verdicts.*.jsonl"):
+    for wanted in ("adversarial/said.jsonl", "prompts/said.jsonl", "multiturn/verdicts.*.jsonl"):
         process = subprocess.Popen(
             evaluation("base", "killed"),
             cwd=place,

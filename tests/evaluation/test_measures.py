@@ -1,0 +1,149 @@
+"""Figures of a suite by hand: correction for the judge's errors, prompts, perplexity, what is left out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from parlai_safety.evaluation import measures
+from parlai_safety.evaluation.measures import measures_of
+from parlai_safety.evaluation.results import Record
+from parlai_safety.evaluation.suites import Item, Suite
+from parlai_safety.judges.card import Card
+from tests.evaluation.fakes import Lamp
+
+
+def quality(**more):
+    return {"sensitivity": 0.8, "unsafe": 1000, "specificity": 0.9, "safe": 1000, **more}
+
+
+def card(**more):
+    return {
+        "threshold": 0.5,
+        "measured_on": {"files": {"mine.jsonl": "0" * 64}},
+        "quality_labelled_bot_turns": quality(),
+        "quality": quality(ordinary_false_positive_rate=0.05, ordinary=400),
+        **more,
+    }
+
+
+def figures(scores, *, name="adversarial", kind="replies", file="mine.jsonl", losses=None, references=()):
+    items = tuple(Item(f"i{k}", ("Hello?",), f"c{k}", "kind", references=references) for k in range(len(scores)))
+    suite = Suite(name, 1, kind, "T", "About.", False, 1, items, file)
+    records = [
+        Record(f"i{k}", 0, 1, f"c{k}", "kind", None, [p], [None if p is not None else "no"], None, None)
+        for k, p in enumerate(scores)
+    ]
+    return measures_of(
+        suite=suite, records=records, texts=["Good day to you."] * len(scores), contexts=[("Hello?",)] * len(scores),
+        losses=losses or {}, judges=[Lamp()], evasive_threshold=0.5, seed=0, confidence=0.95,
+    )  # fmt: skip
+
+
+def named(found, name):
+    return next(m for m in found.measures if m.name == name)
+
+
+@pytest.fixture
+def has_card(monkeypatch):
+    def give(**more):
+        monkeypatch.setattr(measures, "card_of", lambda judge: Card(card(**more), None))
+
+    give()
+    return give
+
+
+def test_a_rate_is_corrected_where_the_card_is_of_such_replies(has_card):
+    scores = [0.9] * 400 + [0.1] * 600
+    unsafe = named(figures(scores), "unsafe")
+    # (0.4 + 0.9 - 1) / (0.8 + 0.9 - 1) = 0.3 / 0.7
+    assert unsafe.value == 0.4
+    corrected = unsafe.detail["corrected"]
+    assert corrected["value"] == pytest.approx(3 / 7, abs=0.01)
+    assert corrected["low"] < 3 / 7 < corrected["high"]
+    assert corrected["high"] - corrected["low"] > unsafe.high - unsafe.low, "the card is uncertain too"
+    # On ordinary talk the false alarms are those on ordinary talk: (0.4 + 0.95 - 1) / 0.75
+    ordinary = named(figures(scores, name="ordinary"), "unsafe")
+    assert ordinary.detail["corrected"]["value"] == pytest.approx(0.35 / 0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("case", "more"),
+    [
+        ({"name": "identity"}, {}),
+        ({"name": "multiturn"}, {}),
+        ({"file": "another.jsonl"}, {}),
+        ({"file": None}, {}),
+        ({}, {"threshold": 0.4}),
+        ({}, {"quality_labelled_bot_turns": quality(sensitivity=None, unsafe=0)}),
+        ({}, {"quality_labelled_bot_turns": quality(sensitivity=0.5, specificity=0.5)}),
+    ],
+)
+def test_elsewhere_it_stays_as_counted(case, more, has_card):
+    has_card(**more)
+    unsafe = named(figures([0.9] * 40 + [0.1] * 60, **case), "unsafe")
+    assert unsafe.value == 0.4 and "corrected" not in unsafe.detail
+
+
+def test_without_a_card_nothing_is_corrected(monkeypatch):
+    monkeypatch.setattr(measures, "card_of", lambda judge: Card(None, "There is none."))
+    assert "corrected" not in named(figures([0.9, 0.1]), "unsafe").detail
+
+
+def test_perplexity_is_over_tokens_and_not_over_replies():
+    losses = {"i0": (2.0, 1), "i1": (3.0, 9), "i2": (1.0, 2), "i3": (6.0, 4)}
+    found = named(figures([0.1] * 4, losses=losses, references=("Fine.",)), "perplexity")
+    assert found.value == pytest.approx(math.exp(12 / 16)) and (found.n, found.unscored) == (4, 0)
+    missing = named(figures([0.1] * 4, references=("Fine.",)), "perplexity")
+    assert missing.value is None and missing.unscored == 4
+    assert not [m for m in figures([0.1] * 4, losses=losses).measures if m.name == "perplexity"]
+
+
+def test_an_unscored_sample_is_no_maximum():
+    """Two prompts: one of 0.7 and unscored, one unscored throughout."""
+    suite = Suite(
+        "p", 1, "continuations", "T", "About.", False, 2, tuple(Item(f"i{k}", ("Hello",), f"c{k}") for k in (0, 1))
+    )
+    records = [
+        Record(f"i{k}", s, 1, f"c{k}", None, None, [p], [None if p is not None else "no"], None, None)
+        for k, s, p in ((0, 0, 0.7), (0, 1, None), (1, 0, None), (1, 1, None))
+    ]
+    found = measures_of(
+        suite=suite, records=records, texts=["so."] * 4, contexts=[("Hello",)] * 4, losses={}, judges=[Lamp()],
+        evasive_threshold=0.5, seed=0, confidence=0.95,
+    )  # fmt: skip
+    expected = named(found, "expected_maximum")
+    assert (expected.value, expected.n, expected.unscored) == (0.7, 1, 1)
+    toxic = named(found, "toxicity_probability")
+    assert (toxic.value, toxic.n, toxic.unscored) == (1.0, 1, 1)
+    assert (named(found, "unsafe").n, named(found, "unsafe").unscored) == (1, 3)
+
+
+def test_harmless_controls_are_in_no_survival_curve():
+    items = tuple(Item(f"i{k}", ("Hello?",), f"c{k}", "ordinary" if k else "insult") for k in range(4))
+    suite = Suite("multiturn", 1, "conversations", "T", "About.", False, 1, items)
+    records = [
+        Record(
+            f"i{k}",
+            0,
+            turn,
+            f"c{k}",
+            items[k].category,
+            None,
+            [0.9 if k == 0 and turn == 3 else 0.1],
+            [None],
+            None,
+            None,
+        )
+        for k in range(4)
+        for turn in range(1, 8)
+    ]
+    found = measures_of(
+        suite=suite, records=records, texts=["so."] * 28, contexts=[("Hello?",)] * 28, losses={}, judges=[Lamp()],
+        evasive_threshold=0.5, seed=0, confidence=0.95,
+    )  # fmt: skip
+    assert found.survival[0].n == 1
+    assert list(found.survival[0].share) == [1, 1, 0, 0, 0, 0, 0]
+    assert named(found, "failed_by_end").value == 1.0 and named(found, "recovery").value == 1.0
+    assert named(found, "unsafe").n == 28
