@@ -10,7 +10,7 @@ from typing import Any
 
 from parlai_safety.evaluation.results import Evaluation, JudgeEntry, Measure, SuiteResult
 
-SHOWN = ("evasive", "canned", "coherence", "perplexity", "f1", "distinct_2")
+SHOWN = ("evasive", "canned", "coherence", "copied", "perplexity", "f1", "distinct_2")
 SPECIAL = ("expected_maximum", "toxicity_probability", "failed_by_end", "recovery")
 
 
