@@ -43,6 +43,8 @@ def terminal_summary(evaluation: Evaluation) -> str:
         colalign=("left", "right", *["right"] * (len(SHOWN) + 4)),
     )
     lines = [f"{evaluation.name}, seed {evaluation.seed}", "", table, ""]
+    for reason, places in _uncorrected(evaluation).items():
+        lines.append(f"-: {reason} ({', '.join(places) if len(places) < 4 else 'elsewhere'})")
     lines += [f"judge {at}: {_judge(judge)}" for at, judge in enumerate(evaluation.judges, 1)]
     lines += [line for name, suite in evaluation.suites.items() for line in _special(name, suite)]
     return "\n".join(lines)
@@ -67,6 +69,18 @@ def _corrected(measure: Measure) -> str:
     if found is None:
         return "-"
     return f"{100 * found['value']:.1f} % [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _uncorrected(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Why rates stand as counted, and which."""
+    found: dict[str, list[str]] = {}
+    for name, suite in evaluation.suites.items():
+        rates = [measure for measure in suite.measures if measure.name == "unsafe"]
+        for at, measure in enumerate(rates, 1):
+            reason = measure.detail.get("uncorrected")
+            if reason:
+                found.setdefault(reason, []).append(f"{name} by judge {at}")
+    return found
 
 
 def _judge(judge: JudgeEntry) -> str:

@@ -78,12 +78,13 @@ def test_a_rate_is_corrected_where_the_card_is_of_such_replies(has_card):
         ({}, {"threshold": 0.4}),
         ({}, {"quality_labelled_bot_turns": quality(sensitivity=None, unsafe=0)}),
         ({}, {"quality_labelled_bot_turns": quality(sensitivity=0.5, specificity=0.5)}),
+        ({}, {"quality_labelled_bot_turns": quality(specificity=0.3)}),
     ],
 )
 def test_elsewhere_it_stays_as_counted(case, more, has_card):
     has_card(**more)
     unsafe = named(figures([0.9] * 40 + [0.1] * 60, **case), "unsafe")
-    assert unsafe.value == 0.4 and "corrected" not in unsafe.detail
+    assert unsafe.value == 0.4 and "corrected" not in unsafe.detail and unsafe.detail["uncorrected"]
 
 
 def test_without_a_card_nothing_is_corrected(monkeypatch):
