@@ -50,7 +50,7 @@ class Run:
                     "A run is only continued with the settings it began with, so that its report stays true",
                     "Give another --out, or delete that folder",
                 )
-        elif folder.is_dir() and any(folder.iterdir()):
+        elif folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
             raise SafetyError(
                 f"The folder {str(folder)!r} is not empty and holds no run of ours",
                 "The job writes a model, replies and a report there, and overwrites nothing that it did not make",
@@ -82,6 +82,31 @@ class Run:
         result = {**result, "seconds": round(spent + time.monotonic() - start, 1)}
         write_json(done, result)
         return result
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder while the block runs; where the system has no file locks, do nothing.
+
+    Raises:
+        SafetyError: another process is at work there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system takes it back when the process ends
+        except BlockingIOError as error:
+            raise SafetyError(
+                f"Another process is at work in the folder {str(folder)!r}",
+                "Two at once would write each reply twice, and in another order",
+                "Wait until it ends, or give another --out",
+            ) from error
+        yield
 
 
 class Journal:

@@ -35,7 +35,7 @@ from parlai_safety.files import write_jsonl
 from parlai_safety.judges.card import card_of
 from parlai_safety.judges.quality import agreement_of
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, safe_score, unscored
-from parlai_safety.runs import Journal, Run, hardware, progress, versions
+from parlai_safety.runs import Journal, Run, alone, hardware, progress, versions
 from parlai_safety.statistics import krippendorff_alpha
 
 SCORED_SPEAKER: Final[Speaker] = "bot"
@@ -133,6 +133,11 @@ def evaluate(plan: Plan, load_system: Callable[[], Any], load_partner: Callable[
         SafetyError: the folder holds another run, or more than `max_unscored` of the replies of some suite and judge
             could not be scored; in this case everything is written all the same, with the failure as its status.
     """
+    with alone(plan.out):
+        return _evaluate(plan, load_system, load_partner)
+
+
+def _evaluate(plan: Plan, load_system: Callable[[], Any], load_partner: Callable[[], Any] | None) -> Evaluation:
     settings = {"system": dict(plan.system), "seed": plan.seed, "batch_size": plan.batch_size, "partner": plan.partner}
     Run(plan.out, settings)
     ask = _Asked(plan, load_system, load_partner)

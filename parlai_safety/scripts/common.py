@@ -99,6 +99,8 @@ def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]
         )
     name = path.parent.name if path.name in ("model", "model.checkpoint") and path.parent.name else path.name
     found = {"name": name, "model_file": str(model_file), "sha256": sha256(path), "options": typed}
+    if (saved := Path(f"{path}.opt")).is_file():
+        found["sha256_of_its_options"] = sha256(saved)  # how it decodes may stand there
     return {**found, "model": model} if model else found
 
 

@@ -118,6 +118,19 @@ def test_an_interrupted_evaluation_ends_as_a_straight_one(tmp_path, monkeypatch,
     assert texts[:2] == texts[2:]
 
 
+def test_two_at_once_in_one_folder_are_refused(tmp_path):
+    refused = []
+
+    def meanwhile():
+        with pytest.raises(SafetyError, match="Another process is at work"):
+            evaluate(plan(tmp_path / "r", suite()), parrot)
+        refused.append(True)
+        return parrot()
+
+    assert evaluate(plan(tmp_path / "r", suite()), meanwhile).status == COMPLETE
+    assert refused == [True]
+
+
 def test_the_seed_decides_what_is_said(tmp_path):
     a = evaluate(plan(tmp_path / "a", suite()), parrot)
     b = evaluate(plan(tmp_path / "b", suite()), parrot)
