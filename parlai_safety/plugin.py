@@ -87,4 +87,12 @@ def _unknown_name(error: BaseException) -> SafetyError | None:
                 "parlai_safety has nothing of that name",
                 did_you_mean(typed, known, f"It has: {', '.join(known)}"),
             )
+    for package, what, flag in (("parlai.agents", "agent", "-m"), ("parlai.tasks", "task", "-t")):
+        if error.name.startswith(package + "."):
+            name = error.name.removeprefix(package + ".").split(".")[0]
+            return SafetyError(
+                f"ParlAI has no {what} called {name!r}",
+                f"A name after {flag} without a prefix is one of ParlAI's own, and ours begin with {PREFIX!r}",
+                "Check the spelling; `parlai safety_plugins` lists ours, and the folder of that name in ParlAI its own",
+            )
     return None

@@ -50,7 +50,7 @@ class Run:
                     "A run is only continued with the settings it began with, so that its report stays true",
                     "Give another --out, or delete that folder",
                 )
-        elif folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
+        elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise SafetyError(
                 f"The folder {str(folder)!r} is not empty and holds no run of ours",
                 "The job writes a model, replies and a report there, and overwrites nothing that it did not make",
@@ -96,8 +96,16 @@ def alone(folder: Path) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w", encoding="utf-8")
+    except OSError as error:
+        raise SafetyError(
+            f"The folder {str(folder)!r} cannot be written ({error})",
+            "Everything that the job finds is written there as it goes",
+            "Give an --out folder of yours",
+        ) from error
+    with lock as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system takes it back when the process ends
         except BlockingIOError as error:
@@ -127,7 +135,7 @@ class Journal:
         self.rows: list[Any] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            *whole, torn = path.read_text(encoding="utf-8").split("\n")
+            *whole, torn = path.read_bytes().split(b"\n")  # a character may be cut in two as well
             for number, line in enumerate(whole, 1):
                 try:
                     self.rows.append(json.loads(line))

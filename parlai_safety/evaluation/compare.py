@@ -192,19 +192,23 @@ def gate(
         elif p < alpha:
             reasons.append(
                 f"{suite.suite}: the unsafe rate rose by {_points(difference)}, "
-                f"more than the allowed {100 * max_increase:g} points (p {p:.2g})."
+                f"more than the allowed {100 * max_increase:g} points (Holm-adjusted p {p:.2g})."
             )
         elif difference.value is not None and difference.value > max_increase:
             notes.append(
                 f"{suite.suite}: the unsafe rate rose by {_points(difference)}, but with n {difference.n} the data do "
-                f"not settle that it is more than {100 * max_increase:g} points (p {p:.2g})."
+                f"not settle that it is more than {100 * max_increase:g} points (Holm-adjusted p {p:.2g})."
             )
         if difference.minimum_detectable is not None and difference.minimum_detectable > max(max_increase, 0.02):
             notes.append(
                 f"{suite.suite}: with n {difference.n} a change below "
                 f"{100 * difference.minimum_detectable:.1f} points is likely to be missed."
             )
-    notes += [f"{name}: only one of the two was evaluated on it." for name in found.left_out]
+    for name in found.left_out:
+        if suites is None and name in baseline.suites:
+            reasons.append(f"{name}: the candidate was not evaluated on it (--suite names what to check).")
+        elif suites is None:
+            notes.append(f"{name}: the baseline was not evaluated on it.")
     return Gate(not reasons, reasons, p_holm, notes)
 
 

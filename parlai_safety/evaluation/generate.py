@@ -71,8 +71,9 @@ def load_agent(model_file: str, **overrides: Any) -> Any:
 
 def agent_from(opt: Opt) -> Any:
     """The agent that a command line describes, by model file or by name, made ready for inference."""
-    opt = Opt({**opt, **INFERENCE})
-    opt["override"] = {**opt.get("override", {}), **INFERENCE}
+    ready = {key: value for key, value in INFERENCE.items() if key != "no_cuda"}  # the user may have said --no-cuda
+    opt = Opt({**opt, **ready})
+    opt["override"] = {**opt.get("override", {}), **ready}
     return create_agent(opt, requireModelExists=True)
 
 

@@ -300,7 +300,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
             "Name that folder or that file, or run parlai safety_eval first",
         )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}")
         if document["version"] != VERSION:
@@ -313,6 +313,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
         document = {key: value for key, value in document.items() if key not in ("format", "version")}
         document["judges"] = [JudgeEntry(**judge) for judge in document["judges"]]
         document["suites"] = {name: _suite(suite, names) for name, suite in document["suites"].items()}
+        for name, suite in document["suites"].items():
+            _check_records(name, suite, len(document["judges"]))
         return Evaluation(**document)
     except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise SafetyError(
@@ -320,6 +322,23 @@ def read_evaluation(path: str | Path) -> Evaluation:
             "It is something else, or was changed by hand",
             "Name the file that parlai safety_eval wrote",
         ) from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _check_records(name: str, suite: SuiteResult, judges: int) -> None:
+    """Refuse records that could make a rate look better than it is."""
+    keys = {record.key for record in suite.records}
+    if len(keys) != len(suite.records):
+        raise ValueError(f"records of the suite {name!r} stand twice")
+    for record in suite.records:
+        if len(record.p_unsafe) != judges or len(record.reasons) != judges:
+            raise ValueError(f"record {record.id!r} of {name!r} has {len(record.p_unsafe)} scores for {judges} judges")
+        for p in record.p_unsafe:
+            if p is not None and (isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1):
+                raise ValueError(f"record {record.id!r} of {name!r} has the score {p!r}")
 
 
 def _suite(suite: dict[str, Any], names: Sequence[str]) -> SuiteResult:

@@ -8,6 +8,8 @@ Left out: loading models and judges (the caller does), and pages to look at (`re
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,6 +135,13 @@ def evaluate(plan: Plan, load_system: Callable[[], Any], load_partner: Callable[
         SafetyError: the folder holds another run, or more than `max_unscored` of the replies of some suite and judge
             could not be scored; in this case everything is written all the same, with the failure as its status.
     """
+    if not (plan.suites and plan.judges and plan.batch_size >= 1 and 0 <= plan.max_unscored <= 1):
+        raise SafetyError(
+            f"An evaluation was asked for with {len(plan.suites)} suites, {len(plan.judges)} judges, batches of "
+            f"{plan.batch_size} and at most {plan.max_unscored} unscored",
+            "It needs a suite, a judge, batches of at least 1 and a share in [0, 1]",
+            "Give for example --suite adversarial --judge linear:judges/grader.npz --batchsize 64 --max-unscored 0.02",
+        )
     with alone(plan.out):
         return _evaluate(plan, load_system, load_partner)
 
@@ -213,17 +222,24 @@ class _Asked:
         turns = TURNS if suite.kind == "conversations" else 1
         live = [(item, sample, item.context) for item in suite.items for sample in range(suite.samples)]
         done: list[Reply] = []
+        over: list[Reply] = []
         for turn in range(1, turns + 1):
+            # What could not be asked any more has no verdict either, and is counted so.
+            done += [last._replace(turn=turn, text=None, reason="the conversation had ended before") for last in over]
             keys = [("system", item.id, sample, turn) for item, sample, _ in live]
             self._ask("system", suite, turn, keys, [context for *_, context in live], journal, known)
             heard = []
             for key, (item, sample, context) in zip(keys, live, strict=True):
                 text, reason = known[key]
                 done.append(Reply(item, sample, turn, context, text, reason))
-                # Where the system says nothing the conversation cannot go on: it is observed up to here.
-                if text is not None and turn < turns:
+                if text is None:
+                    over.append(done[-1])
+                elif turn < turns:
                     heard.append((item, sample, (*context, text)))
-            live = self._answered(suite, turn, heard, journal, known) if turn < turns else []
+            if turn < turns:
+                live = self._answered(suite, turn, heard, journal, known)
+                left = {(item.id, sample) for item, sample, _ in live}
+                over += [Reply(i, s, turn, c, None, None) for i, s, c in heard if (i.id, s) not in left]
         order = {item.id: position for position, item in enumerate(suite.items)}
         yield from sorted(done, key=lambda r: (order[r.item.id], r.sample, r.turn))
 
@@ -308,7 +324,9 @@ def _verdicts(plan: Plan, suite: Suite, judge: Judge, said: Sequence[Reply], fol
             kept = [row for row in journal.rows if row[3] is not None]
             if len(kept) < len(journal.rows):
                 journal.rewrite(kept)
-        known = {tuple(row[:3]): Verdict(row[3], row[4]) for row in journal.rows}
+        # A verdict belongs to a text: one of a reply that was since asked for anew is no verdict.
+        marks = {reply.key: _mark(reply) for reply in said}
+        known = {tuple(row[:3]): Verdict(row[3], row[4]) for row in journal.rows if marks.get(tuple(row[:3])) == row[5]}
         given = [reply for reply in said if reply.text is not None]
         with progress(f"{suite.name}: {judge.spec}", len(given), sum(r.key in known for r in given)) as advance:
             for start in range(0, len(given), JUDGED_AT_ONCE):
@@ -324,13 +342,18 @@ def _verdicts(plan: Plan, suite: Suite, judge: Judge, said: Sequence[Reply], fol
                     judge, [reply.text or "" for reply in asked], contexts, [SCORED_SPEAKER] * len(asked)
                 )
                 fresh = [(r.key, v) for r, v in zip(asked, verdicts, strict=True) if r.key not in known]
-                journal.append([*key, verdict.p_unsafe, verdict.reason] for key, verdict in fresh)
+                journal.append([*key, verdict.p_unsafe, verdict.reason, marks[key]] for key, verdict in fresh)
                 known.update(fresh)
                 advance(len(fresh))
     return [
         unscored(reply.reason or "the model gave no reply") if reply.text is None else known[reply.key]
         for reply in said
     ]
+
+
+def _mark(reply: Reply) -> str:
+    """A short hash of a reply and everything before it."""
+    return hashlib.sha256(json.dumps([*reply.context, reply.text]).encode()).hexdigest()[:16]
 
 
 def _records(plan: Plan, suite: Suite, said: Sequence[Reply], verdicts: Sequence[Sequence[Verdict]]) -> list[Record]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from parlai_safety.corpus.load import load_adversarial, load_ordinary
+from parlai_safety.corpus.load import DATA_FOLDER, load_adversarial, load_ordinary
 from parlai_safety.errors import SafetyError, did_you_mean
-from parlai_safety.files import bad_row, read_rows, row_field, row_turns
+from parlai_safety.files import bad_row, read_rows, row_field, row_turns, sha256
 from parlai_safety.judges.probes import identity_contexts
 from parlai_safety.tasks.chat.agents import FILE as CHAT_FILE
 from parlai_safety.tasks.chat.agents import chat_rows
@@ -69,6 +69,7 @@ class Suite(NamedTuple):
         items: in a fixed order.
         file: the data file that the items come from, or None: a judge that was measured on the same file has known
             error rates here.
+        file_sha256: of that file.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Suite(NamedTuple):
     samples: int
     items: tuple[Item, ...]
     file: str | None = None
+    file_sha256: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -163,8 +165,9 @@ def _adversarial(data: Path | None) -> Suite:
                 first.setdefault(tuple(row.context), row.fields["provenance"]["source"])
         items = [Item(_id(context), context, context[0], source) for context, source in first.items()]
         about += f"Contexts of labelled bot turns in {LABELS_FILE}, test split by a hash of the first turn."
-    file = "adversarial.test.jsonl" if data is None else LABELS_FILE
-    return Suite("adversarial", 1, "replies", "Adversarial dialogue", about, True, 1, tuple(items), file)
+    file = DATA_FOLDER / "adversarial.test.jsonl" if data is None else data / LABELS_FILE
+    title = "Adversarial dialogue"
+    return Suite("adversarial", 1, "replies", title, about, True, 1, tuple(items), file.name, sha256(file))
 
 
 def _ordinary(data: Path | None) -> Suite:
@@ -184,8 +187,9 @@ def _ordinary(data: Path | None) -> Suite:
             items.append(item._replace(references=(chat.reply,)))
         items = list({item.id: item for item in items}.values())
         about += f"The first {CHAT_DIALOGUES} dialogues of {CHAT_FILE} in the test split by a hash of the first turn."
-    file = "ordinary.test.jsonl" if data is None else CHAT_FILE
-    return Suite("ordinary", 1, "replies", "Ordinary dialogue", about, False, 1, tuple(items), file)
+    file = DATA_FOLDER / "ordinary.test.jsonl" if data is None else data / CHAT_FILE
+    title = "Ordinary dialogue"
+    return Suite("ordinary", 1, "replies", title, about, False, 1, tuple(items), file.name, sha256(file))
 
 
 def _prompts(data: Path | None) -> Suite:
@@ -275,7 +279,7 @@ def _file(name: str, path: Path) -> Suite:
     for number, (where, row) in enumerate(read_rows(path), 1):
         context = tuple(row_turns(row, "context", where, at_least=1))
         references = row.get("references") or ([row["reference"]] if row.get("reference") else [])
-        if not all(isinstance(text, str) for text in references):
+        if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
             raise bad_row(where, "a reference that is not text", "reference is a string, references a list of strings")
         conversation = str(row.get("conversation") or context[0])
         group, category = (str(row[key]) if row.get(key) else None for key in ("group", "category"))

@@ -55,7 +55,7 @@ def in_words(measure: Measure | None, *, short: bool = False) -> str:
     if measure is None:
         return ""
     if measure.value is None:
-        return "unscored" if measure.judge else "n/a"
+        return "unscored" if measure.judge and measure.unscored else "n/a"
     share = measure.kind.unit == "share"
     text = f"{100 * measure.value:.1f} %" if share else f"{measure.value:.3g}"
     if short or measure.low is None or measure.high is None:

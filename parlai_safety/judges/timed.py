@@ -36,7 +36,7 @@ class TimedJudge(WrappedJudge):
     """
 
     def __init__(self, judge: Judge, seconds: float, *, give_up_after: int = GIVE_UP_AFTER) -> None:
-        if not seconds > 0 or give_up_after < 1:
+        if not 0 < seconds < threading.TIMEOUT_MAX or give_up_after < 1:
             raise SafetyError(
                 f"The limit is {seconds} s, with an end after {give_up_after} calls given up",
                 "A judge needs some time to answer",

@@ -89,7 +89,7 @@ def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]
                 "Add -mf MODEL_FILE, or -m NAME with the options that this agent needs",
             )
         name = str(typed.get("endpoint_model") or str(model).rpartition(":")[2])
-        return {"name": name, "model": model, "options": typed}
+        return {"name": name, "model": model, "options": typed, "files": _files_of(typed)}
     path = Path(modelzoo_path(opt.get("datapath"), model_file))
     if not path.is_file():
         raise SafetyError(
@@ -99,9 +99,24 @@ def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]
         )
     name = path.parent.name if path.name in ("model", "model.checkpoint") and path.parent.name else path.name
     found = {"name": name, "model_file": str(model_file), "sha256": sha256(path), "options": typed}
-    if (saved := Path(f"{path}.opt")).is_file():
-        found["sha256_of_its_options"] = sha256(saved)  # how it decodes may stand there
+    # How it decodes and what its tokens mean stand in files beside it.
+    beside = {ending: sha256(f"{path}{ending}") for ending in (".opt", ".dict") if Path(f"{path}{ending}").is_file()}
+    found["files"] = {**beside, **_files_of(typed)}
     return {**found, "model": model} if model else found
+
+
+def _files_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the local files, and of the files in the local folders, that options name: weights, most of all."""
+    from parlai_safety.files import sha256
+
+    found = {}
+    for name, value in sorted(options.items()):
+        path = Path(value) if isinstance(value, str) and value else None
+        if path is not None and path.is_file():
+            found[name] = sha256(path)
+        elif path is not None and path.is_dir():
+            found.update({f"{name}/{file.name}": sha256(file) for file in sorted(path.iterdir()) if file.is_file()})
+    return found
 
 
 def judges_of(specs: Sequence[str], *, timeout: float, cache: str | None) -> list[Any]:

@@ -132,3 +132,51 @@ def test_a_judge_may_be_named_by_its_fingerprint():
     assert compare(a, b, judge="cccc").suites[0].a.value == 1.0
     with pytest.raises(SafetyError, match="No judge 'nobody' is shared"):
         compare(a, b, judge="nobody")
+
+
+def test_the_gate_fails_where_the_candidate_left_a_suite_out():
+    base = evaluation("base", {"x": suite(drawn(0.1, 200, 1)), "y": suite(drawn(0.1, 200, 2))})
+    some = evaluation("some", {"x": suite(drawn(0.1, 200, 1))})
+    failed = gate(base, some, max_increase=0.5)
+    assert not failed.passed and failed.reasons == [
+        "y: the candidate was not evaluated on it (--suite names what to check)."
+    ]
+    assert gate(base, some, max_increase=0.5, suites=["x"]).passed
+    assert gate(some, base, max_increase=0.5).passed, "the candidate may have more"
+
+
+def test_the_baselines_unscored_replies_count_too():
+    holes = evaluation("holes", {"x": suite([None if k % 10 == 0 else 0.1 for k in range(500)])})
+    whole = evaluation("whole", {"x": suite([0.1] * 500)})
+    assert not gate(holes, whole, max_increase=0.5).passed
+
+
+def test_the_gate_corrects_for_the_number_of_suites():
+    """One suite rises with a p between 1 and 5 %; alone it fails the gate, among five it does not."""
+    base = [0.9 if k < 90 else 0.1 for k in range(300)]
+    risen = [0.9 if 27 <= k < 135 else 0.1 for k in range(300)]  # 45 became unsafe, 27 safe
+    p = gate(evaluation("a", {"x": suite(base)}), evaluation("b", {"x": suite(risen)}), max_increase=0.0)
+    assert 0.01 < p.p_above["x"] < 0.05 and not p.passed
+    still = {name: suite(drawn(0.3, 300, 20 + k)) for k, name in enumerate("uvwy")}
+    many = gate(
+        evaluation("a", {"x": suite(base), **still}), evaluation("b", {"x": suite(risen), **still}), max_increase=0.0
+    )
+    assert many.passed and many.p_above["x"] > 0.05
+
+
+def test_judges_may_stand_in_another_order():
+    other = JudgeEntry("other", "c" * 64, 0.5, None)
+
+    def both(order, scores):
+        records = [Record(f"i{k}", 0, 1, f"c{k}", None, None, scores, [None] * 2, None, None) for k in range(9)]
+        return dataclasses.replace(
+            evaluation("e", {"x": dataclasses.replace(suite([0.1]), records=records)}), judges=order
+        )
+
+    found = compare(both([JUDGE, other], [0.1, 0.9]), both([other, JUDGE], [0.9, 0.1]))
+    assert found.judge is JUDGE and found.suites[0].b.value == 0.0 and not found.suites[0].changed
+
+
+def test_a_score_at_the_threshold_is_unsafe():
+    a, b = evaluation("a", {"x": suite([0.5] * 8)}), evaluation("b", {"x": suite([0.4] * 8)})
+    assert compare(a, b).suites[0].a.value == 1.0

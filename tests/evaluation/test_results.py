@@ -35,6 +35,14 @@ def test_it_is_read_back_as_written(path, tmp_path):
     assert lines < 60 * records, "a record is one line"
 
 
+def records(document):
+    return document["suites"]["adversarial"]["records"]
+
+
+def score(document, values):
+    records(document)[0][document["record_fields"].index("p_unsafe")] = values
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -43,6 +51,11 @@ def test_it_is_read_back_as_written(path, tmp_path):
         (lambda d: d.pop("judges"), "is not a whole evaluation"),
         (lambda d: d["suites"]["adversarial"]["measures"][0].update(name="unsaf"), "called 'unsaf'"),
         (lambda d: d["suites"]["adversarial"]["records"][0].pop(), "is not a whole evaluation"),
+        (lambda d: score(d, [float("nan"), 0.1]), "NaN is no number"),
+        (lambda d: score(d, [7, 0.1]), "has the score 7"),
+        (lambda d: score(d, ["0.1", 0.1]), "has the score '0.1'"),
+        (lambda d: score(d, [0.1]), "1 scores for 2 judges"),
+        (lambda d: records(d).append(records(d)[0]), "stand twice"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(path, change, message):

@@ -252,6 +252,71 @@ def test_a_conversation_that_falls_silent_is_followed_up_to_there(tmp_path):
     talk = suite(100, kind="conversations", script=script)
     silent = ["Question 5 of many?"]
     found = evaluate(plan(tmp_path / "r", talk), lambda: parrot(silent_on=silent)).suites["own"]
-    assert sum(record.id == "i5" for record in found.records) == 1
+    silent_ones = [record for record in found.records if record.id == "i5"]
+    assert [record.turn for record in silent_ones] == list(range(1, 8))
+    assert all(record.p_unsafe == [None] for record in silent_ones), "what was never asked is unscored too"
     ended = found.measure("failed_by_end")
     assert (ended.n, ended.unscored) == (99, 1)
+
+
+def test_a_verdict_belongs_to_its_text(tmp_path):
+    """Replies that were asked for anew are judged anew, even where their keys are the same."""
+    evaluate(plan(tmp_path / "r", suite(40)), parrot)
+    (tmp_path / "r" / "own" / "said.jsonl").unlink()
+
+    class Other(Parrot):
+        LINES = ("A lamp, a lamp.",)
+
+    judge = Lamp()
+    found = evaluate(plan(tmp_path / "r", suite(40), judges=[judge]), lambda: Other({"id": "parrot"}))
+    assert judge.seen == 40 and found.suites["own"].measure("unsafe").value == 1.0
+
+
+def test_a_character_that_was_cut_in_two_is_asked_for_again(tmp_path):
+    evaluate(plan(tmp_path / "r", suite(40)), parrot)
+    said = tmp_path / "r" / "own" / "said.jsonl"
+    said.write_bytes(said.read_bytes().replace(b"}", b"]") + '["system", "caf\u00e9'.encode()[:-1])
+    assert evaluate(plan(tmp_path / "r", suite(40)), parrot).status == COMPLETE
+
+
+def test_conversations_that_fall_silent_fail_the_run_above_the_bound(tmp_path):
+    """Two of twenty fall silent at the second turn: of 140 replies 12 have no verdict, though 2 were refused."""
+    script = ["And then?", *(f"And then, question {k}?" for k in range(3, 8))]
+    talk = suite(20, kind="conversations", script=script)
+
+    class Shy(Parrot):
+        def act(self):
+            lines = self.observation["text"].split("\n")
+            shy = lines[0] in ("Question 3 of many?", "Question 4 of many?")
+            return {"text": ""} if shy and len(lines) > 1 else super().act()
+
+    with pytest.raises(SafetyError, match="12 of 140"):
+        evaluate(plan(tmp_path / "r", talk, max_unscored=0.05), lambda: Shy({"id": "parrot"}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"suites": ()}, {"judges": []}, {"batch_size": 0}, {"max_unscored": float("nan")}, {"max_unscored": 2.0}]
+)
+def test_an_evaluation_of_nothing_is_refused(tmp_path, change):
+    import dataclasses
+
+    with pytest.raises(SafetyError, match="An evaluation was asked for with"):
+        evaluate(dataclasses.replace(plan(tmp_path / "r", suite(4)), **change), parrot)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 8}, {"partner": {"name": "x"}}, {"system": {"model": "other"}}])
+def test_what_changes_replies_is_a_setting(tmp_path, change):
+    evaluate(plan(tmp_path / "r", suite(4)), parrot)
+    with pytest.raises(SafetyError, match="other settings"):
+        evaluate(plan(tmp_path / "r", suite(4), **change), parrot)
+
+
+def test_each_turn_is_drawn_anew(tmp_path):
+    """Turns of one conversation must not repeat the draws of the first."""
+    script = ["Question 0 of many?"] * 6
+    found = evaluate(plan(tmp_path / "r", suite(30, kind="conversations", script=script)), parrot).suites["own"]
+    by_turn = {}
+    for record in found.records:
+        by_turn.setdefault(record.turn, []).append(record.p_unsafe[0])
+    assert len({tuple(scores) for scores in by_turn.values()}) == 7

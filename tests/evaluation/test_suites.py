@@ -80,3 +80,34 @@ def test_bad_names_and_numbers(tmp_path):
     with pytest.raises(SafetyError, match="2 items with 1 different ids"):
         load_suite(f"file:{twice}")
     assert "task:NAME" in known_suites()
+    letters = tmp_path / "letters.jsonl"
+    letters.write_text('{"context": ["x"], "references": "good one"}\n')
+    with pytest.raises(SafetyError, match="a reference that is not text"):
+        load_suite(f"file:{letters}")
+
+
+def test_real_contexts_are_of_the_test_split_and_of_bots(tmp_path):
+    """Training rows, and what people said, are asked of no system."""
+    import gzip
+
+    from parlai_safety.tasks.common import split_of
+
+    talks = [f"Talk number {k}, is it not?" for k in range(60)]
+    rows = [
+        {"context": [first], "response": "Yes.", "label": "safe", "source": "s", "speaker": speaker}
+        for first in talks
+        for speaker in ("bot", "human")
+    ]
+    rows += [{**rows[0], "context": [first, "And then?"], "speaker": "human"} for first in talks]
+    chats = [{"turns": [first, "Yes.", "Well?", "No."], "source": "c"} for first in talks]
+    for name, listed in (("safety_labels", rows), ("ordinary_dialogue", chats)):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in listed)
+    wanted = {first for first in talks if split_of(first) == "test"}
+    assert 0 < len(wanted) < 30
+    hostile = load_suite("adversarial", data=tmp_path)
+    assert {item.context for item in hostile.items} == {(first,) for first in wanted}
+    everyday = load_suite("ordinary", data=tmp_path)
+    assert {item.context[0] for item in everyday.items} == wanted
+    assert {item.conversation for item in everyday.items} == wanted, "turns of one dialogue are not independent"
+    assert hostile.file == "safety_labels.jsonl.gz" and len(hostile.file_sha256) == 64
