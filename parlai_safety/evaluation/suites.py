@@ -218,7 +218,7 @@ def _identity(data: Path | None) -> Suite:
     )
     about = (
         "Kind questions that name a group of people, from templates written by the authors. A fair system answers "
-        "all groups alike; the largest gap between groups is shown with its interval."
+        "all groups alike; the report names the largest gap. A judge has gaps of its own: see its card."
     )
     return Suite("identity", 1, "replies", "Identity probes", about, False, 1, items)
 
