@@ -110,7 +110,7 @@ def test_what_parlai_prints_goes_to_standard_error(
     from parlai_safety.judges.wordlist import WordListJudge
 
     def talkative(*_: Any, **__: Any) -> WordListJudge:
-        logging.logger.warning("loading a model")
+        logging.logger.error("loading a model")  # shown at whatever level an earlier test left behind
         sys.stdout.write("weights: 100 %\n")
         return WordListJudge(["rude"])
 
