@@ -247,7 +247,7 @@ class _Counter:
             Measure("distinct_1", distinct_n(given, 1), n=len(given)),
             Measure("distinct_2", distinct_n(given, 2), n=len(given)),
             over("length", lambda text, _: float(len(text.split()))),
-            over("copied", lambda text, context: copied_share(text, context)),
+            over("copied", copied_share),
         ]
         if references:
             values = [

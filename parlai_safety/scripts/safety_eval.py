@@ -69,9 +69,11 @@ class SafetyEval(ParlaiScript):
             suites = [with_partner(suite) for suite in suites]
         with quiet():
             judges = judges_of(specs, timeout=opt["judge_timeout"], cache=opt.get("judge_cache"))
+            system = identity(opt, OURS)  # once: it reads the whole model file
+            own_name = system.pop("name")
             plan = Plan(
-                name=opt["name"] or identity(opt)["name"],
-                system={key: value for key, value in identity(opt, OURS).items() if key != "name"},
+                name=opt["name"] or own_name,
+                system=system,
                 suites=suites,
                 judges=judges,
                 out=out,
