@@ -63,10 +63,24 @@ class Run:
         """The result of a stage that is done."""
         return dict(json.loads((self.folder / name / "done.json").read_text(encoding="utf-8")))
 
-    def stage(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Do a stage unless it is done; its result must be JSON, `seconds` over all calls is added to it."""
+    def stage(
+        self, name: str, work: Callable[[Path], dict[str, Any]], settings: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Do a stage unless it is done; its result must be JSON, `seconds` over all calls is added to it.
+
+        Args:
+            name: its folder in the run.
+            work: does it, given that folder.
+            settings: what the result depends on beside the run's own settings; a stage that began with others is
+                refused.
+
+        Raises:
+            SafetyError: the stage began with other settings.
+        """
         folder = self.folder / name
         done = folder / "done.json"
+        if settings is not None:
+            _check_stage(folder, json.loads(json.dumps(settings)))
         if done.is_file():
             return self.result(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +96,22 @@ class Run:
         result = {**result, "seconds": round(spent + time.monotonic() - start, 1)}
         write_json(done, result)
         return result
+
+
+def _check_stage(folder: Path, settings: dict[str, Any]) -> None:
+    kept = folder / "settings.json"
+    if not kept.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(kept, settings)
+        return
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    if before != settings:
+        changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
+        raise SafetyError(
+            f"The stage {str(folder)!r} began with other settings ({', '.join(changed)} differ)",
+            "What is there was made with those, and a report must not mix the two",
+            "Give another --out, or delete the run's folder",
+        )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from parlai_safety import inventory
 from parlai_safety.agents.cringe.cringe import CringeOptions
+from parlai_safety.agents.labelled import OutputOptions
 from parlai_safety.options import options_table
 from tests.conftest import ROOT
 
@@ -20,6 +24,20 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 
 def test_the_option_table_is_the_codes():
     assert options_table(CringeOptions) in README
+
+
+def test_the_tables_of_the_methods_are_the_codes():
+    page = (ROOT / "projects" / "cringe" / "METHODS.md").read_text(encoding="utf-8")
+    found = 0
+    for name in sorted({item.name.split()[1].removeprefix("safety:").split("/")[0] for item in inventory.agents()}):
+        module = importlib.import_module(f"parlai_safety.agents.{name}.{name}")
+        for thing, kind in vars(module).items():
+            if thing.endswith("Options") and kind.__module__ == module.__name__ and name != "endpoint":
+                assert f"`-m safety:{name}`" in page
+                assert not dataclasses.fields(kind) or options_table(kind) in page, name
+                found += 1
+    assert found == 12
+    assert options_table(OutputOptions) in page
 
 
 def test_no_command_is_longer_than_a_line():

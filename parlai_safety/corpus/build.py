@@ -1,11 +1,12 @@
-"""Making the shipped corpus again: both generators, the splits without leak, the files and their manifest.
+"""Making the shipped corpus again: the generators, the splits without leak, the files and their manifest.
 
     python -m parlai_safety.corpus.build --write    writes data/*.jsonl and manifest.json
     python -m parlai_safety.corpus.build --check    builds in memory and compares with the manifest and the files
 
 Splits are drawn by conversation. Conversations that are nearly equal (Jaccard index of their token sets at least 0.8)
 are joined first and never parted. About 15 % of the adversarial families are kept whole for the test split. What the
-splits do not promise: single sentences of the ordinary half recur across splits, because the material is shared.
+splits do not promise: single sentences of the ordinary half recur across splits, because the material is shared. The
+contradiction set draws its splits itself, since they decide which values and patterns it may use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parlai_safety.corpus import adversarial, ordinary
+from parlai_safety.corpus import adversarial, contradiction, ordinary
 from parlai_safety.corpus.load import DATA_FOLDER, SPLITS
 from parlai_safety.corpus.near import groups, near_pairs, tokens
 from parlai_safety.corpus.records import STYLES, AdversarialExchange, OrdinaryDialogue
@@ -56,12 +57,16 @@ class Item(NamedTuple):
 
 
 def build(seed: int) -> Corpus:
-    """Build and split both halves.
+    """Build and split both halves and the contradiction set.
 
     Raises:
         SafetyError: near-duplicates join into a group too large to be split.
     """
-    return Corpus(split_ordinary(ordinary.build(seed), seed), split_adversarial(adversarial.build(seed), seed))
+    return Corpus(
+        split_ordinary(ordinary.build(seed), seed),
+        split_adversarial(adversarial.build(seed), seed),
+        contradiction.build(seed),
+    )
 
 
 def split_ordinary(dialogues: Sequence[OrdinaryDialogue], seed: int) -> dict[str, list[OrdinaryDialogue]]:
@@ -146,13 +151,10 @@ def assign(items: Sequence[Item], shares: Mapping[str, float], rng: random.Rando
 
 def serialised(corpus: Corpus) -> dict[str, str]:
     """The text of every data file by name: one JSON object a line."""
-    halves: tuple[tuple[str, Mapping[str, Sequence[Any]]], ...] = (
-        ("ordinary", corpus.ordinary),
-        ("adversarial", corpus.adversarial),
-    )
+    parts: dict[str, Mapping[str, Sequence[Any]]] = corpus._asdict()
     return {
-        f"{half}.{split}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        for half, splits in halves
+        f"{part}.{split}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for part, splits in parts.items()
         for split, rows in splits.items()
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from parlai_safety.corpus.records import AdversarialExchange, OrdinaryDialogue
+from parlai_safety.corpus.records import AdversarialExchange, ContradictionExchange, OrdinaryDialogue
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.files import read_jsonl
 
@@ -33,6 +33,15 @@ def load_adversarial(split: str) -> list[AdversarialExchange]:
         SafetyError: the split has another name.
     """
     return cast(list[AdversarialExchange], _rows("adversarial", split))
+
+
+def load_contradiction(split: str) -> list[ContradictionExchange]:
+    """The contradiction exchanges of a split ("train", "valid" or "test"), in order of their ids.
+
+    Raises:
+        SafetyError: the split has another name.
+    """
+    return cast(list[ContradictionExchange], _rows("contradiction", split))
 
 
 def _rows(half: str, split: str) -> list[dict[str, Any]]:

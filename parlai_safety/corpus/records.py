@@ -13,7 +13,10 @@ from typing_extensions import NotRequired, TypedDict
 Label = Literal["safe", "unsafe"]
 Style = Literal["insult", "hateful_generalisation", "bait_and_agree", "provocation", "probing"]
 
+Kind = Literal["value", "negation", "count", "time", "relation"]
+
 STYLES: tuple[Style, ...] = ("insult", "hateful_generalisation", "bait_and_agree", "provocation", "probing")
+KINDS: tuple[Kind, ...] = ("value", "negation", "count", "time", "relation")
 
 
 class OrdinaryDialogue(TypedDict):
@@ -50,3 +53,22 @@ class AdversarialExchange(TypedDict):
     context: list[str]
     replies: list[Reply]
     unseen_family: NotRequired[bool]
+
+
+class ContradictionExchange(TypedDict):
+    """A dialogue in which the bot states a fact about itself and is asked later, with a reply that keeps to it or not.
+
+    `context` has 3 to 11 turns: even indices are the human's, and the last one is the question. `evidence` is the index
+    of the bot's turn that states the fact. `replies` has one that agrees with it ("safe") and one that contradicts it
+    ("unsafe"); in the exchange with the id `twin` the bot stated otherwise, and their labels are the other way round.
+    `unseen_family` is true where no exchange of the family is in the training or validation split.
+    """
+
+    id: str
+    twin: str
+    kind: Kind
+    family: str
+    context: list[str]
+    evidence: int
+    replies: list[Reply]
+    unseen_family: bool

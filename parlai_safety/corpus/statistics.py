@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from parlai_safety.corpus.load import SPLITS, load_adversarial, load_ordinary
+from parlai_safety.corpus.load import SPLITS, load_adversarial, load_contradiction, load_ordinary
 from parlai_safety.corpus.near import near_pairs, tokens
-from parlai_safety.corpus.records import STYLES, AdversarialExchange, OrdinaryDialogue
+from parlai_safety.corpus.records import KINDS, STYLES, AdversarialExchange, ContradictionExchange, OrdinaryDialogue
 from parlai_safety.errors import SafetyError
 
 MATTR_WINDOW = 500
@@ -23,17 +23,18 @@ NEAR_THRESHOLD = 0.8
 
 
 class Corpus(NamedTuple):
-    """Both halves by split name."""
+    """Both halves and the contradiction set, by split name; the names of the parts are those of the files."""
 
     ordinary: Mapping[str, Sequence[OrdinaryDialogue]]
     adversarial: Mapping[str, Sequence[AdversarialExchange]]
+    contradiction: Mapping[str, Sequence[ContradictionExchange]]
 
 
 @dataclasses.dataclass(frozen=True)
 class TextStatistics:
     """What one half holds in one split.
 
-    `exchanges` are bot turns with what precedes them (ordinary) or contexts (adversarial); `bot_turns` counts the
+    `exchanges` are bot turns with what precedes them (ordinary) or contexts (elsewhere); `bot_turns` counts the
     ordinary bot turns or the replies. Tokens are lower-case words of all turns. `near_share` in [0, 1] is the share of
     bot turns with another bot turn of the split at a Jaccard index of at least 0.8, repeated turns included.
     `unsafe_share` in [0, 1] is None for the ordinary half, which carries no labels.
@@ -57,22 +58,28 @@ class WordJudge:
     """Area under the ROC curve, in [0, 1], of a linear judge that sees single words of the reply and no context.
 
     `with_ordinary` adds the ordinary test turns as safe to the adversarial test replies; `seen` and `unseen` are the
-    adversarial test replies of families that are in the training split and of families that are not.
+    adversarial test replies of families that are in the training split and of families that are not. `contradiction` is
+    that of a judge trained and tested on the contradiction set, and `contradiction_in_context` that of one which sees
+    the words of the reply and of the whole context together.
     """
 
     adversarial: float
     with_ordinary: float
     seen: float
     unseen: float
+    contradiction: float
+    contradiction_in_context: float
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusStatistics:
-    """All numbers of a corpus. The counts by style and by topic are exchanges over the three splits."""
+    """All numbers of a corpus. The counts by style, topic and kind are exchanges over the three splits."""
 
     ordinary: dict[str, TextStatistics]
     adversarial: dict[str, TextStatistics]
+    contradiction: dict[str, TextStatistics]
     styles: dict[str, int]
+    kinds: dict[str, int]
     topics: dict[str, int]
     families: int
     unseen_families: int
@@ -81,8 +88,12 @@ class CorpusStatistics:
 
 
 def load_corpus() -> Corpus:
-    """The shipped corpus, all splits of both halves."""
-    return Corpus({s: load_ordinary(s) for s in SPLITS}, {s: load_adversarial(s) for s in SPLITS})
+    """The shipped corpus, all splits of all parts."""
+    return Corpus(
+        ordinary={split: load_ordinary(split) for split in SPLITS},
+        adversarial={split: load_adversarial(split) for split in SPLITS},
+        contradiction={split: load_contradiction(split) for split in SPLITS},
+    )
 
 
 def measure(corpus: Corpus) -> CorpusStatistics:
@@ -93,12 +104,15 @@ def measure(corpus: Corpus) -> CorpusStatistics:
     for dialogue in dialogues:
         topics[dialogue["topic"]] += len(dialogue["turns"]) // 2
     styles = Counter(row["style"] for row in exchanges)
+    kinds = Counter(row["kind"] for split in SPLITS for row in corpus.contradiction[split])
     known = {turn for row in corpus.ordinary["train"] for turn in _bot_turns(row)}
     asked = [turn for row in corpus.ordinary["test"] for turn in _bot_turns(row)]
     return CorpusStatistics(
         ordinary={split: _ordinary_statistics(corpus.ordinary[split]) for split in SPLITS},
-        adversarial={split: _adversarial_statistics(corpus.adversarial[split]) for split in SPLITS},
+        adversarial={split: _reply_statistics(corpus.adversarial[split]) for split in SPLITS},
+        contradiction={split: _reply_statistics(corpus.contradiction[split]) for split in SPLITS},
         styles={style: styles[style] for style in STYLES},
+        kinds={kind: kinds[kind] for kind in KINDS},
         topics=dict(sorted(topics.items())),
         families=len({row["family"] for row in exchanges}),
         unseen_families=len({row["family"] for row in exchanges if row.get("unseen_family")}),
@@ -145,10 +159,6 @@ def judge_by_words(corpus: Corpus) -> WordJudge:
     Trained on the adversarial training replies and, as safe, the ordinary training turns. A value near 1 would mean
     that the labels can be read off single words, and that a judge needs no context.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.pipeline import make_pipeline
 
     def labelled(rows: Sequence[AdversarialExchange]) -> tuple[list[str], list[int]]:
         replies = [reply for row in rows for reply in row["replies"]]
@@ -156,12 +166,7 @@ def judge_by_words(corpus: Corpus) -> WordJudge:
 
     texts, labels = labelled(corpus.adversarial["train"])
     ordinary = [turn for row in corpus.ordinary["train"] for turn in _bot_turns(row)]
-    judge = make_pipeline(CountVectorizer(token_pattern=r"(?u)\b\w+\b"), LogisticRegression(max_iter=2000))
-    judge.fit(texts + ordinary, labels + [0] * len(ordinary))
-
-    def area(texts: list[str], labels: list[int]) -> float:
-        return round(float(roc_auc_score(labels, judge.predict_proba(texts)[:, 1])), 3)
-
+    area = _word_judge(texts + ordinary, labels + [0] * len(ordinary))
     test = corpus.adversarial["test"]
     texts, labels = labelled(test)
     ordinary = [turn for row in corpus.ordinary["test"] for turn in _bot_turns(row)]
@@ -170,13 +175,39 @@ def judge_by_words(corpus: Corpus) -> WordJudge:
         with_ordinary=area(texts + ordinary, labels + [0] * len(ordinary)),
         seen=area(*labelled([row for row in test if not row.get("unseen_family")])),
         unseen=area(*labelled([row for row in test if row.get("unseen_family")])),
+        contradiction=contradiction_by_words(corpus, with_context=False),
+        contradiction_in_context=contradiction_by_words(corpus, with_context=True),
     )
+
+
+def contradiction_by_words(corpus: Corpus, *, with_context: bool) -> float:
+    """The AUC, in [0, 1], of single words on the test split of the contradiction set, trained on its training split."""
+
+    def labelled(rows: Sequence[ContradictionExchange]) -> tuple[list[str], list[int]]:
+        pairs = [(row, reply) for row in rows for reply in row["replies"]]
+        texts = [" ".join([*(row["context"] if with_context else []), reply["text"]]) for row, reply in pairs]
+        return texts, [int(reply["label"] == "unsafe") for _, reply in pairs]
+
+    return _word_judge(*labelled(corpus.contradiction["train"]))(*labelled(corpus.contradiction["test"]))
+
+
+def _word_judge(texts: list[str], labels: list[int]) -> Callable[[list[str], list[int]], float]:
+    """Fit a logistic regression on single words; the result gives its AUC on further texts."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+
+    judge = make_pipeline(CountVectorizer(token_pattern=r"(?u)\b\w+\b"), LogisticRegression(max_iter=2000))
+    judge.fit(texts, labels)
+    return lambda others, truth: round(float(roc_auc_score(truth, judge.predict_proba(others)[:, 1])), 3)
 
 
 def as_markdown(statistics: CorpusStatistics) -> str:
     """The statistics as Markdown tables, with a trailing newline."""
     files = [(f"ordinary.{split}", statistics.ordinary[split]) for split in SPLITS]
     files += [(f"adversarial.{split}", statistics.adversarial[split]) for split in SPLITS]
+    files += [(f"contradiction.{split}", statistics.contradiction[split]) for split in SPLITS]
     names = [field.name for field in dataclasses.fields(TextStatistics) if field.name != "turn_counts"]
     rows = [[file, *(_cell(getattr(row, name)) for name in names)] for file, row in files]
     turns = [[file, ", ".join(f"{count} x {n} turns" for n, count in row.turn_counts.items())] for file, row in files]
@@ -186,6 +217,8 @@ def as_markdown(statistics: CorpusStatistics) -> str:
         ["- families seen in training", _cell(judge.seen)],
         ["- families not seen in training", _cell(judge.unseen)],
         ["adversarial.test and ordinary.test", _cell(judge.with_ordinary)],
+        ["contradiction.test", _cell(judge.contradiction)],
+        ["contradiction.test, with the words of the context", _cell(judge.contradiction_in_context)],
     ]
     facts = [
         ["topics", str(len(statistics.topics))],
@@ -194,12 +227,14 @@ def as_markdown(statistics: CorpusStatistics) -> str:
         ["ordinary test turns that occur in training word for word", _cell(statistics.test_turns_seen_in_train)],
     ]
     styles = [[style, str(count)] for style, count in statistics.styles.items()]
+    kinds = [[kind, str(count)] for kind, count in statistics.kinds.items()]
     return "\n".join(
         [
             _table(["file", *(name.replace("_", " ") for name in names)], rows),
             _table(["file", "length of the conversations"], turns),
             _table(["fact", "value"], facts),
             _table(["style", "exchanges"], styles),
+            _table(["kind of contradiction", "exchanges"], kinds),
             _table(["AUC of single words of the reply, no context", "value"], areas),
         ]
     )
@@ -220,7 +255,7 @@ def _ordinary_statistics(dialogues: Sequence[OrdinaryDialogue]) -> TextStatistic
     return _text_statistics([row["turns"] for row in dialogues], bot_turns, len(bot_turns), [], 0)
 
 
-def _adversarial_statistics(exchanges: Sequence[AdversarialExchange]) -> TextStatistics:
+def _reply_statistics(exchanges: Sequence[AdversarialExchange] | Sequence[ContradictionExchange]) -> TextStatistics:
     replies = [[reply["text"] for reply in row["replies"]] for row in exchanges]
     unsafe = sum(reply["label"] == "unsafe" for row in exchanges for reply in row["replies"])
     contexts = [row["context"] for row in exchanges]

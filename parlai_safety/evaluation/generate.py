@@ -17,8 +17,10 @@ import torch
 from parlai.core.agents import create_agent, create_agent_from_model_file
 from parlai.core.message import Message
 from parlai.core.opt import Opt
+from parlai.core.torch_generator_agent import TorchGeneratorAgent
 from parlai.core.worlds import create_task
 
+from parlai_safety.agents.generation import FastGenerationMixin, fast_generation
 from parlai_safety.message import join_context
 
 INFERENCE = {"skip_generation": False, "interactive_mode": False, "no_cuda": False, "datatype": "valid"}
@@ -66,7 +68,7 @@ class Loss(NamedTuple):
 
 def load_agent(model_file: str, **overrides: Any) -> Any:
     """Load an agent for inference, with ParlAI options overridden (`inference="beam"`, `beam_size=5`, ...)."""
-    return create_agent_from_model_file(model_file, {**INFERENCE, **overrides})
+    return quick(create_agent_from_model_file(model_file, {**INFERENCE, **overrides}))
 
 
 def agent_from(opt: Opt) -> Any:
@@ -74,7 +76,14 @@ def agent_from(opt: Opt) -> Any:
     ready = {key: value for key, value in INFERENCE.items() if key != "no_cuda"}  # the user may have said --no-cuda
     opt = Opt({**opt, **ready})
     opt["override"] = {**opt.get("override", {}), **ready}
-    return create_agent(opt, requireModelExists=True)
+    return quick(create_agent(opt, requireModelExists=True))
+
+
+def quick(agent: Any) -> Any:
+    """Let a generator of ParlAI's own answer with the batched sampler too; what that does not cover stays ParlAI's."""
+    if isinstance(agent, TorchGeneratorAgent) and not isinstance(agent, FastGenerationMixin):
+        fast_generation(agent)
+    return agent
 
 
 def replies(
@@ -156,7 +165,9 @@ def losses(
             messages = [{"text": join_context(contexts[i]), "eval_labels": [references[i]]} for i in chosen]
             acts = _acts(agent, clones, messages)
             for index, act in zip(chosen, acts, strict=True):
-                loss = act.get("metrics", {}).get("loss")
+                # The loss of a method may be something else; its perplexity is always that of the reference.
+                metrics = act.get("metrics", {})
+                loss = metrics.get("ppl", metrics.get("loss"))
                 if loss is None:
                     return
                 if index not in known:

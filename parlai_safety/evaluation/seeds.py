@@ -11,18 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parlai_safety.errors import SafetyError
+from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.statistics import mean_interval
 
 
-def results_table(runs: Sequence[str | Path]) -> str:
+def results_table(runs: Sequence[str | Path], *, means: bool = False, against: str | None = None) -> str:
     """The table of the `report.json` in each run folder.
 
     Args:
         runs: folders of finished runs that compare the same systems.
+        means: show the means over seeds alone.
+        against: a system; a further column has each system's unsafe rate minus that system's of the same run, in
+            points, its mean and the interval of Student's t over the runs. What the seeds share falls out of it.
 
     Raises:
-        SafetyError: a folder has no report, or the runs differ in systems or data, or share a seed.
+        SafetyError: a folder has no report, the runs differ in systems or data, or share a seed, or `against` is none
+            of the systems.
     """
     reports = [_read(Path(run)) for run in runs]
     names = [system["name"] for system in reports[0]["systems"]]
@@ -47,17 +51,34 @@ def results_table(runs: Sequence[str | Path]) -> str:
             "A run that is counted twice makes the interval too narrow",
             "Name each run once, and runs of different seeds",
         )
-    lines = [
+    if against is not None and against not in names:
+        raise SafetyError(
+            f"--against got {against!r}",
+            "The difference is taken to a system of the same runs",
+            did_you_mean(against, names, f"The systems are: {', '.join(names)}"),
+        )
+    columns = (
         "| system | seed | unsafe, grader [95 %] | unsafe, labeller | n | unscored | perplexity | F1 | distinct-2 "
-        "| canned | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    )
+    columns += "| canned | seconds |" + (f" against {against}, points |" if against else "")
+    lines = [columns, "|---" * (columns.count("|") - 1) + "|"]
+    baseline = [report["systems"][names.index(against)] if against else None for report in reports]
     for index, name in enumerate(names):
         systems = [report["systems"][index] for report in reports]
-        lines += [_row(name, report["seed"], system) for report, system in zip(reports, systems, strict=True)]
+        differences = [_points(s, b) for s, b in zip(systems, baseline, strict=True)] if against else []
+        if not means or len(systems) == 1:
+            for i, (report, system) in enumerate(zip(reports, systems, strict=True)):
+                lines.append(
+                    _row(name, report["seed"], system) + (f" {_number(differences[i], 1)} |" if against else "")
+                )
         if len(systems) > 1:
-            lines.append(_mean_row(name, systems))
+            lines.append(_mean_row(name, systems) + (f" {_mean(differences, 1, 1, '')} |" if against else ""))
     return "\n".join(lines)
+
+
+def _points(system: dict[str, Any], baseline: dict[str, Any] | None) -> float | None:
+    rate, other = (s["unsafe_rate"] if s else None for s in (system, baseline))
+    return None if rate is None or other is None else 100 * float(rate - other)
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -66,7 +87,7 @@ def _read(run: Path) -> dict[str, Any]:
         raise SafetyError(
             f"There is no report.json in {str(run)!r}",
             "The table is made from the reports of finished runs",
-            "Run parlai safety_demo --out with that folder first",
+            "Run parlai safety_demo, safety_rounds or safety_methods --out with that folder first",
         )
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
@@ -84,23 +105,26 @@ def _row(name: str, seed: Any, system: dict[str, Any]) -> str:
 
 
 def _mean_row(name: str, systems: Sequence[dict[str, Any]]) -> str:
-    def mean(values: list[float | None], scale: float, digits: int, unit: str) -> str:
-        known = [value * scale for value in values if value is not None]
-        if len(known) < len(values):
-            return "unscored in some run"
-        interval = mean_interval(known)
-        spread = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval else ""
-        return f"{sum(known) / len(known):.{digits}f}{unit}{spread}"
-
     labelled = [system["extra"].get("unsafe_rate_by_labeller") for system in systems]
     return (
-        f"| **{name}** | mean | **{mean([s['unsafe_rate'] for s in systems], 100, 1, ' %')}** "
-        f"| {mean(labelled, 100, 1, ' %')} | {sum(s['n'] for s in systems)} | {sum(s['unscored'] for s in systems)} "
-        f"| {mean([s['perplexity'] for s in systems], 1, 1, '')} | {mean([s['f1'] for s in systems], 1, 3, '')} "
-        f"| {mean([s['distinct_2'] for s in systems], 1, 3, '')} "
-        f"| {mean([s['canned_rate'] for s in systems], 100, 1, ' %')} "
-        f"| {mean([s['seconds'] for s in systems], 1, 0, '')} |"
+        f"| **{name}** | mean | **{_mean([s['unsafe_rate'] for s in systems], 100, 1, ' %')}** "
+        f"| {_mean(labelled, 100, 1, ' %')} | {sum(s['n'] for s in systems)} | {sum(s['unscored'] for s in systems)} "
+        f"| {_mean([s['perplexity'] for s in systems], 1, 1, '')} | {_mean([s['f1'] for s in systems], 1, 3, '')} "
+        f"| {_mean([s['distinct_2'] for s in systems], 1, 3, '')} "
+        f"| {_mean([s['canned_rate'] for s in systems], 100, 1, ' %')} "
+        f"| {_mean([s['seconds'] for s in systems], 1, 0, '')} |"
     )
+
+
+def _mean(values: Sequence[float | None], scale: float, digits: int, unit: str) -> str:
+    known = [value * scale for value in values if value is not None]
+    if not known:
+        return "n/a"
+    if len(known) < len(values):
+        return "unscored in some run"
+    interval = mean_interval(known)
+    spread = f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval else ""
+    return f"{sum(known) / len(known):.{digits}f}{unit}{spread}"
 
 
 def _percent(value: float | None) -> str:

@@ -52,6 +52,12 @@ class Entry(NamedTuple):
 
 
 REGISTRY: dict[str, Entry] = {
+    "contradiction": Entry(
+        "parlai_safety.judges.contradiction:load_spec",
+        "required",
+        "contradiction:FILE",
+        "whether a bot's reply contradicts its own earlier turns, by overlaps of words; nothing else",
+    ),
     "guard": Entry(
         "parlai_safety.judges.guard:load_spec",
         "required",

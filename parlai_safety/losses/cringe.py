@@ -16,6 +16,7 @@ from torch import Tensor
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.losses.labels import TokenLabel
+from parlai_safety.losses.rows import RowLosses, promoted
 
 
 class CringeOutput(NamedTuple):
@@ -99,38 +100,119 @@ def cringe_loss(
     token_labels = labels if labels.dim() == 2 else labels[:, None].expand_as(targets)
     _check_counted_values(targets[mask], token_labels[mask], vocabulary_size=logits.size(-1))
     negative_mask = mask & (token_labels == TokenLabel.NEGATIVE)
-    positive_mask = mask & ~negative_mask
+    counted_labels = token_labels[mask]
+    draws = uniform_draws(counted_labels, k=k, generator=generator)
+    tokens = _cringe_tokens(
+        logits[mask], targets[mask], counted_labels, k=k, detach_positive=detach_positive, draws=draws
+    )
+    no_tokens = tokens.loss.new_zeros(targets.shape)
+    costs = no_tokens.masked_scatter(mask, tokens.loss)
+    ce_tokens, contrastive_tokens = costs.where(~negative_mask, 0.0), costs.where(negative_mask, 0.0)
+    return CringeOutput(
+        loss=(ce_tokens + alpha * contrastive_tokens).sum() / mask.sum().clamp(min=1),
+        ce_tokens=ce_tokens,
+        contrastive_tokens=contrastive_tokens,
+        positive_mask=mask & ~negative_mask,
+        negative_mask=negative_mask,
+        sampled_positive=torch.full_like(targets, -1).masked_scatter(mask, tokens.positive_ids),
+    )
+
+
+def cringe_rows(
+    logits: Tensor, targets: Tensor, labels: Tensor, draws: Tensor, *, k: int, detach_positive: bool
+) -> RowLosses:
+    """The costs of `cringe_loss` for N tokens that all count, before alpha and before the denominator.
+
+    Arguments are those of `cringe_loss`, a row for each token, and are not checked.
+
+    Args:
+        logits: (N, V) raw scores, any floating type.
+        targets: (N,) int64, ids in [0, V).
+        labels: (N,) values of `TokenLabel`.
+        draws: (N,) float64 in [0, 1), from `uniform_draws`. As the numbers are drawn before, it does not matter which
+            rows are looked at together, nor how often.
+        k: number of candidates for the positive.
+        detach_positive: stop the gradient through the positive's logit.
+
+    Returns:
+        Cross-entropy of the tokens to follow, the contrastive cost of the tokens to avoid, and what metrics need.
+    """
+    tokens = _cringe_tokens(logits, targets, labels, k=k, detach_positive=detach_positive, draws=draws)
+    with torch.no_grad():
+        nll = tokens.loss.detach().clone()
+        negative = labels == TokenLabel.NEGATIVE
+        nll[negative] = F.cross_entropy(promoted(logits[negative]), targets[negative], reduction="none")
+        correct = logits.gather(-1, targets[:, None]).squeeze(-1) == logits.amax(-1)
+    return RowLosses(tokens.loss, nll, correct)
+
+
+def uniform_draws(labels: Tensor, *, k: int, generator: torch.Generator | None) -> Tensor:
+    """The random numbers of a batch: one for each token to avoid, in the order of the tokens.
+
+    Args:
+        labels: (N,) values of `TokenLabel` of the counted tokens.
+        k: number of candidates; 1 draws nothing.
+        generator: source of the numbers, on the device of the labels; may be None where k is 1.
+
+    Returns:
+        (N,) float64 in [0, 1); 0 where the token is not to be avoided, and everywhere where k is 1.
+    """
+    draws = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+    if k == 1:
+        return draws
+    negative = labels == TokenLabel.NEGATIVE
+    numbers = torch.rand(int(negative.sum()), generator=generator, dtype=torch.float64, device=labels.device)
+    return draws.masked_scatter(negative, numbers)
+
+
+def draw_candidates(scores: Tensor, draws: Tensor) -> Tensor:
+    """Draw one candidate a row with softmax(scores), by the inverse of its distribution function.
+
+    Args:
+        scores: (N, K) logits of the candidates, at least fp32.
+        draws: (N,) float64 in [0, 1).
+
+    Returns:
+        (N, 1) int64 places in [0, K).
+    """
+    reached = scores.double().softmax(-1).cumsum(-1)
+    # The last place is what is left, however the sum was rounded.
+    return (reached[:, :-1] <= draws[:, None]).sum(-1, keepdim=True)
+
+
+class _CringeTokens(NamedTuple):
+    loss: Tensor
+    positive_ids: Tensor
+
+
+def _cringe_tokens(
+    logits: Tensor, targets: Tensor, labels: Tensor, *, k: int, detach_positive: bool, draws: Tensor
+) -> _CringeTokens:
+    negative = labels == TokenLabel.NEGATIVE
 
     # L_CE, arXiv:2211.05826.
-    ce = F.cross_entropy(_promote(logits[positive_mask]), targets[positive_mask], reduction="none")
+    ce = F.cross_entropy(promoted(logits[~negative]), targets[~negative], reduction="none")
 
-    # L_Cr, Algorithm 1, arXiv:2211.05826. The N negative tokens alone are looked at, and one indexing fetches both
+    # L_Cr, Algorithm 1, arXiv:2211.05826. The tokens to avoid alone are looked at, and one indexing fetches both
     # logits, so that backward makes one buffer of the size of the logits.
-    example, step = negative_mask.nonzero(as_tuple=True)
-    negative_ids = targets[example, step]
-    positive_ids = _draw_positive_ids(logits.detach()[example, step], negative_ids, k, generator)
-    pairs = logits[example[:, None], step[:, None], torch.stack((positive_ids, negative_ids), dim=-1)]
-    positive_logits, negative_logits = _promote(pairs).unbind(-1)
+    rows = negative.nonzero().squeeze(-1)
+    negative_ids = targets[rows]
+    positive_ids = _draw_positive_ids(logits.detach()[rows], negative_ids, k, draws[rows])
+    pairs = logits[rows[:, None], torch.stack((positive_ids, negative_ids), dim=-1)]
+    positive_logits, negative_logits = promoted(pairs).unbind(-1)
     if detach_positive:
         positive_logits = positive_logits.detach()
     # Not softplus(negative - positive): torch cuts that off at 20, which a float64 comparison sees.
     contrastive = -F.logsigmoid(positive_logits - negative_logits)
 
-    no_tokens = ce.new_zeros(targets.shape)
-    ce_tokens = no_tokens.masked_scatter(positive_mask, ce)
-    contrastive_tokens = no_tokens.masked_scatter(negative_mask, contrastive)
-    return CringeOutput(
-        loss=(ce_tokens + alpha * contrastive_tokens).sum() / mask.sum().clamp(min=1),
-        ce_tokens=ce_tokens,
-        contrastive_tokens=contrastive_tokens,
-        positive_mask=positive_mask,
-        negative_mask=negative_mask,
-        sampled_positive=torch.full_like(targets, -1).masked_scatter(negative_mask, positive_ids),
+    return _CringeTokens(
+        loss=ce.new_zeros(targets.shape).masked_scatter(~negative, ce).masked_scatter(negative, contrastive),
+        positive_ids=torch.full_like(targets, -1).masked_scatter(negative, positive_ids),
     )
 
 
-def _draw_positive_ids(rows: Tensor, negative_ids: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
-    """Draw one id a row from the k highest logits other than the negative one: (N, V), (N,) -> (N,)."""
+def _draw_positive_ids(rows: Tensor, negative_ids: Tensor, k: int, draws: Tensor) -> Tensor:
+    """Draw one id a row from the k highest logits other than the negative one: (N, V), (N,), (N,) -> (N,)."""
     top = rows.topk(k + 1, dim=-1)
     place = torch.arange(k + 1, device=rows.device)
     # Of the k + 1 ids, the negative one goes; where it is not among them, the lowest goes.
@@ -139,14 +221,8 @@ def _draw_positive_ids(rows: Tensor, negative_ids: Tensor, k: int, generator: to
     candidate_ids = top.indices.gather(-1, kept_places)
     if k == 1:
         return candidate_ids.squeeze(-1)
-    candidate_probabilities = _promote(top.values.gather(-1, kept_places)).softmax(-1)
-    drawn_places = torch.multinomial(candidate_probabilities, 1, generator=generator)
-    return candidate_ids.gather(-1, drawn_places).squeeze(-1)
-
-
-def _promote(scores: Tensor) -> Tensor:
-    """Half precision to fp32; fp32 and float64 as they are."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+    candidate_logits = promoted(top.values.gather(-1, kept_places))
+    return candidate_ids.gather(-1, draw_candidates(candidate_logits, draws)).squeeze(-1)
 
 
 def _check_tensors(logits: Tensor, targets: Tensor, labels: Tensor, mask: Tensor) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from parlai.core.params import ParlaiParser
 
 from parlai_safety.errors import SafetyError
+
+BESIDE = (".opt", ".dict")
+"""What stands beside a model file: how it decodes, and what its tokens mean."""
 
 
 def say(text: str) -> None:
@@ -18,13 +22,50 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def job_parser(description: str, *, out: str, out_help: str) -> ParlaiParser:
-    """A parser with what every job of ours is told: where to (`--out`), where from (`--data`), and the seed."""
+def job_parser(
+    description: str,
+    *,
+    out: str,
+    out_help: str = "Run folder; a started run goes on there.",
+    recipe: str | None = None,
+) -> ParlaiParser:
+    """A parser with what every job of ours is told: where to (`--out`), where from (`--data`), the seed, the recipe."""
     parser = ParlaiParser(False, False, description)
+    if recipe is not None:
+        parser.add_argument("--recipe", type=str, default=recipe, help="A recipe file, or a name in projects/.")
     parser.add_argument("--out", type=str, default=out, help=out_help)
     parser.add_argument("--data", type=str, default=None, help="Folder of real data; the shipped corpus if absent.")
     parser.add_argument("--seed", type=int, default=1, help="Seed of everything that is random.")
     return parser
+
+
+def run_job(opt: Mapping[str, Any], job: Callable[..., Any], **more: Any) -> None:
+    """Run a job that writes a report, and show it; at Ctrl-C say how to go on, and exit with 130.
+
+    Args:
+        opt: the options of `job_parser`.
+        job: the driver; it takes `recipe_path`, `out`, `seed`, `data`, `command` and whatever is in `more`.
+        more: further arguments of that driver.
+    """
+    from parlai_safety import resources
+    from parlai_safety.loops.job import summary
+    from parlai_safety.runs import alone
+
+    out, data = Path(opt["out"]), opt.get("data")
+    try:
+        with alone(out):
+            report = job(
+                recipe_path=resources.recipe(opt["recipe"]),
+                out=out,
+                seed=opt["seed"],
+                data=Path(data) if data else None,
+                command="parlai " + shlex.join(sys.argv[1:]),
+                **more,
+            )
+    except KeyboardInterrupt:
+        say("\nStopped. What is done is kept: type the same command again to go on from here.")
+        sys.exit(130)
+    say(summary(report, out))
 
 
 def required(opt: Mapping[str, Any], name: str, meaning: str, example: str) -> str:
@@ -99,8 +140,7 @@ def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]
         )
     name = path.parent.name if path.name in ("model", "model.checkpoint") and path.parent.name else path.name
     found = {"name": name, "model_file": str(model_file), "sha256": sha256(path), "options": typed}
-    # How it decodes and what its tokens mean stand in files beside it.
-    beside = {ending: sha256(f"{path}{ending}") for ending in (".opt", ".dict") if Path(f"{path}{ending}").is_file()}
+    beside = {ending: sha256(f"{path}{ending}") for ending in BESIDE if Path(f"{path}{ending}").is_file()}
     found["files"] = {**beside, **_files_of(typed)}
     return {**found, "model": model} if model else found
 
@@ -111,11 +151,19 @@ def _files_of(options: Mapping[str, Any]) -> dict[str, str]:
 
     found = {}
     for name, value in sorted(options.items()):
-        path = Path(value) if isinstance(value, str) and value else None
-        if path is not None and path.is_file():
-            found[name] = sha256(path)
-        elif path is not None and path.is_dir():
-            found.update({f"{name}/{file.name}": sha256(file) for file in sorted(path.iterdir()) if file.is_file()})
+        if not isinstance(value, str) or not value:
+            continue
+        if Path(value).is_dir():
+            files = (file for file in sorted(Path(value).iterdir()) if file.is_file())
+            found.update({f"{name}/{file.name}": sha256(file) for file in files})
+            continue
+        # A file, or a judge or several, as in linear:FILE+toxicity:FILE.
+        for path in [value] if Path(value).is_file() else [part.partition(":")[2] for part in value.split("+")]:
+            if path and Path(path).is_file():
+                key = name if path == value else f"{name} {Path(path).name}"
+                found[key] = sha256(path)
+                beside = {ending: Path(f"{path}{ending}") for ending in BESIDE}
+                found.update({f"{key}{ending}": sha256(file) for ending, file in beside.items() if file.is_file()})
     return found
 
 

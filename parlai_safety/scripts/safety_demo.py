@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
-from parlai_safety.scripts.common import job_parser, say
+from parlai_safety.scripts.common import job_parser, run_job
 
 
 @register_script("safety_demo")
@@ -18,32 +15,12 @@ class SafetyDemo(ParlaiScript):
     @classmethod
     def setup_args(cls) -> ParlaiParser:
         """Where from, where to, with which recipe and seed."""
-        parser = job_parser(
-            "Train, judge and report: base model, CRINGE, CRINGE iterated",
-            out="runs/demo",
-            out_help="Run folder; a started run goes on there.",
+        return job_parser(
+            "Train, judge and report: base model, CRINGE, CRINGE iterated", out="runs/demo", recipe="cringe/demo"
         )
-        parser.add_argument("--recipe", type=str, default="cringe/demo", help="A recipe file, or a name in projects/.")
-        return parser
 
     def run(self) -> None:
         """Run the job; at Ctrl-C say how to go on, and exit with 130."""
-        from pathlib import Path
+        from parlai_safety.loops.demo import run_demo
 
-        from parlai_safety import resources
-        from parlai_safety.loops.demo import run_demo, summary
-
-        out = Path(self.opt["out"])
-        data = self.opt.get("data")
-        try:
-            report = run_demo(
-                recipe_path=resources.recipe(self.opt["recipe"]),
-                out=out,
-                seed=self.opt["seed"],
-                data=Path(data) if data else None,
-                command="parlai " + shlex.join(sys.argv[1:]),
-            )
-        except KeyboardInterrupt:
-            say("\nStopped. What is done is kept: type the same command again to go on from here.")
-            sys.exit(130)
-        say(summary(report, out))
+        run_job(self.opt, run_demo)

@@ -1,9 +1,10 @@
-"""What our teachers share: rows in, ParlAI messages out, in one of four views.
+"""What our teachers share: rows in, ParlAI messages out, in one of five views.
 
 A row is a reply in its context with a verdict (or none). The views: *reply* (learn from the label, with
-`classifier_label`), *plain* (the same without verdicts: a raw log), *positive* (safe replies only) and *classifier*
-(the reply is the last line of `text`, the label is a class name). Every exchange is an episode of its own, its context
-in `text`, so that batches mix conversations and no reply leaks into another's history.
+`classifier_label`), *plain* (the same without verdicts: a raw log), *positive* (safe replies only), *negative* (unsafe
+replies only, as plain talk) and *classifier* (the reply is the last line of `text`, the label is a class name). Every
+exchange is an episode of its own, its context in `text`, so that batches mix conversations and no reply leaks into
+another's history.
 """
 
 from __future__ import annotations
@@ -97,13 +98,24 @@ def positive_view(row: Row) -> dict[str, Any] | None:
     return None if row.unsafe else reply_view(row)
 
 
+def negative_view(row: Row) -> dict[str, Any] | None:
+    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
+    return plain_view(row) if row.unsafe else None
+
+
 def classifier_view(row: Row) -> dict[str, Any]:
     """The reply as the last line of the text, a class name as the label; ordinary talk counts as safe."""
     text = join_context([*row.context, row.reply])
     return {"text": text, "labels": [UNSAFE_CLASS if row.unsafe else SAFE_CLASS], "is_ltr": False, **row.fields}
 
 
-VIEWS = {"reply": reply_view, "plain": plain_view, "positive": positive_view, "classifier": classifier_view}
+VIEWS = {
+    "reply": reply_view,
+    "plain": plain_view,
+    "positive": positive_view,
+    "negative": negative_view,
+    "classifier": classifier_view,
+}
 
 
 def _reply(row: Row) -> dict[str, Any]:

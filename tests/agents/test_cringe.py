@@ -90,6 +90,7 @@ def test_the_batch_carries_the_labels_and_the_loss_is_that_of_the_library(agent)
     assert batch.token_labels.tolist() == [1, 0, -1, 0]
     agent.model.eval()
     agent._local_metrics.clear()
+    agent.show_token_details = True
     loss, output = agent.compute_loss(batch, return_output=True)
     expected = cringe_loss(
         output[0], batch.label_vec, torch.tensor([1, 0, -1, 0]), batch.label_vec != agent.NULL_IDX, generator=None
@@ -139,17 +140,17 @@ def test_a_sampler_of_another_device_starts_anew(talk, tmp_path):
 
 
 def test_evaluation_draws_nothing_from_the_training_sampler(agent):
-    agent.cringe = dataclasses.replace(agent.cringe, cringe_k=3)
+    agent.settings = dataclasses.replace(agent.settings, cringe_k=3)
     batch = agent.batchify(observe_all(agent, ROWS))
     agent._local_metrics.clear()
     agent.compute_loss(batch)
-    before = agent._training_sampler.get_state()
+    before = agent._training_source.get_state()
     losses = []
     for _ in range(2):
         agent._local_metrics.clear()
         with torch.no_grad():
             losses.append(agent.compute_loss(batch).item())
-    assert torch.equal(agent._training_sampler.get_state(), before) and losses[0] == losses[1]
+    assert torch.equal(agent._training_source.get_state(), before) and losses[0] == losses[1]
 
 
 def test_metrics_of_an_absent_kind_are_absent(agent):
@@ -245,9 +246,9 @@ def test_options_reach_the_loss(talk, tmp_path):
     loop, _ = run(
         **options(talk, tmp_path / "m" / "model", ct_loss_weight=0.25, cringe_k=2, cringe_detach_positive=True)
     )
-    assert loop.agent.cringe.cringe_alpha == 0.25
-    assert loop.agent.cringe.cringe_k == 2
-    assert loop.agent.cringe.cringe_detach_positive is True
+    assert loop.agent.settings.cringe_alpha == 0.25
+    assert loop.agent.settings.cringe_k == 2
+    assert loop.agent.settings.cringe_detach_positive is True
 
 
 def test_the_saved_opt_names_the_dotted_path_and_loads_without_our_hook(talk, tmp_path):

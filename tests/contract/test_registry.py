@@ -17,11 +17,12 @@ from parlai.core.torch_agent import TorchAgent
 import parlai_safety
 from parlai_safety import inventory, plugin
 from parlai_safety.agents.common import SafetyAgentMixin, dotted_path
+from parlai_safety.agents.decoders import GuidedAgent
 from parlai_safety.judges.spec import parse
 from tests.conftest import ROOT
 
 EVERYTHING = inventory.everything()
-EXPECTED = {"agents": 3, "tasks": 17, "mutators": 3, "judges": 8, "commands": 13}
+EXPECTED = {"agents": 27, "tasks": 25, "mutators": 6, "judges": 9, "commands": 15}
 
 
 def names(kind: str) -> list[str]:
@@ -42,8 +43,9 @@ def test_each_thing_has_a_line_of_its_own(item):
 def test_an_agent_resolves_and_keeps_its_dotted_path(name):
     kind = load_agent_module(name)
     assert issubclass(kind, SafetyAgentMixin) and issubclass(kind, Agent)
-    # A model behind a server has no parameters here; every other agent of ours learns with ParlAI.
-    assert issubclass(kind, TorchAgent) or name == "safety:endpoint"
+    # A model behind a server has no parameters here, and a guided one has those of its base model; every other agent of
+    # ours learns with ParlAI.
+    assert issubclass(kind, TorchAgent) or issubclass(kind, GuidedAgent) or name == "safety:endpoint"
     assert issubclass(kind, kind.backbone)
     assert load_agent_module(dotted_path(kind)) is kind
     parser = ParlaiParser(False, False)

@@ -29,6 +29,24 @@ def test_rows_and_mean(tmp_path):
     assert "**30.0 % [-97.1, 157.1]**" in lines[4] and "| 20 |" in lines[4] and "21.5 [" in lines[4]
 
 
+def test_differences_are_within_a_seed(tmp_path):
+    """30 - 20 and 52 - 40 points: 11 -+ 12.706 * 1.414 / sqrt(2) = 12.7; the spread over seeds falls out."""
+    folders = [run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.4)]
+    for folder, rate in zip(folders, (0.3, 0.52), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        report["systems"].append({**report["systems"][0], "name": "worse", "unsafe_rate": rate})
+        (folder / "report.json").write_text(json.dumps(report))
+    lines = results_table(folders, against="base").splitlines()
+    assert lines[0].endswith("| against base, points |") and lines[0].count("|") == lines[1].count("|")
+    assert [line.count("|") for line in lines] == [lines[0].count("|")] * 8
+    assert lines[5].endswith("| 10.0 |") and lines[6].endswith("| 12.0 |")
+    assert lines[7].endswith("| 11.0 [-1.7, 23.7] |")
+    short = results_table(folders, against="base", means=True).splitlines()
+    assert short[2:] == [lines[4], lines[7]]
+    with pytest.raises(SafetyError, match="--against got 'bose'.*Did you mean 'base'"):
+        results_table(folders, against="bose")
+
+
 def test_an_unscored_run_makes_no_mean(tmp_path):
     table = results_table([run(tmp_path, 1, 0.2), run(tmp_path, 2, None)])
     assert "unscored in some run" in table.splitlines()[4]

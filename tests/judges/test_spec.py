@@ -63,8 +63,18 @@ def test_what_the_grammar_refuses(spec: str, message: str) -> None:
 
 
 def test_every_registered_judge_has_a_loader_and_a_line() -> None:
-    assert sorted(REGISTRY) == ["guard", "hf", "linear", "parlai", "perspective", "toxicity", "wordlist", "zoo"]
-    assert len(known_judges()) == 8
+    assert sorted(REGISTRY) == [
+        "contradiction",
+        "guard",
+        "hf",
+        "linear",
+        "parlai",
+        "perspective",
+        "toxicity",
+        "wordlist",
+        "zoo",
+    ]
+    assert len(known_judges()) == 9
     for name, entry in REGISTRY.items():
         module, _, function = entry.loader.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -139,7 +149,7 @@ def test_another_package_registers_a_judge(other_package: Path) -> None:
     both = load_judge("myjudge:x+wordlist")
     assert both.score(["Good day."], [[]], ["bot"])[0].p_unsafe == 1.0
     assert known_judges()["myjudge[:ARGUMENT]"] == "a judge of the package other-judges, loaded by other_judges:load"
-    assert len(known_judges()) == 12
+    assert len(known_judges()) == 13
     with pytest.raises(SafetyError, match="Did you mean 'myjudge'"):
         parse("myjuge")
 

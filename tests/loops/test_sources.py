@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.suites import distinct_contexts
 from parlai_safety.judges.data import halves
+from parlai_safety.judges.spec import load_judge
 from parlai_safety.loops.sources import source_of
 
 
@@ -39,3 +42,18 @@ def test_real_contexts_are_answered_by_the_bot(real_data):
 def test_a_folder_without_the_files_is_refused(tmp_path):
     with pytest.raises(SafetyError, match="There is no file safety_labels.jsonl.gz"):
         source_of(tmp_path)
+
+
+def test_the_contradiction_set_has_no_leak_and_judges_of_its_own(tmp_path):
+    source = source_of(Path("contradiction"))
+    learnt = {tuple(e.context) for e in source.judge_examples(1)}
+    tested = {tuple(context) for context in distinct_contexts(source.adversarial("test"))}
+    assert len(tested) > 50 and not tested & learnt
+    judges = source.train_judges(tmp_path, seed=1)
+    assert judges.grader["auc"] > 0.7 and judges.labeller["auc"] > 0.7, "a bag of words has 0.5"
+    assert judges.grader["sha256"] != judges.labeller["sha256"]
+    assert load_judge(source.judge_spec(tmp_path / "grader.npz")).score(
+        ["My cat is called Tom."], [["What is your cat called?"]], ["bot"]
+    )[0].p_unsafe is not None  # fmt: skip
+    assert source.tasks("reply") == {"safety:tiny:ordinary": 1.0, "safety:contradiction": 1.0}
+    assert set(source.hashes) != set(source_of(None).hashes)

@@ -18,9 +18,12 @@ from parlai_safety.losses import cringe_loss
 from .checks import CHECKS, Loss
 
 DROPPED = "torch.where(top.indices == negative_ids[:, None], place, k).amin(-1, keepdim=True)"
-DRAW = "torch.multinomial(candidate_probabilities, 1, generator=generator)"
+DRAW = "(reached[:, :-1] <= draws[:, None]).sum(-1, keepdim=True)"
+CE = 'ce = F.cross_entropy(promoted(logits[~negative]), targets[~negative], reduction="none")'
 CONTRAST = "-F.logsigmoid(positive_logits - negative_logits)"
 MEAN = "(ce_tokens + alpha * contrastive_tokens).sum() / mask.sum().clamp(min=1)"
+KIND = "    negative = labels == TokenLabel.NEGATIVE\n\n    # L_CE"
+PROMOTED = "from parlai_safety.losses.rows import RowLosses, promoted"
 
 MUTANTS = [
     # name, what the source says, what the mutant says, check that must fail
@@ -28,33 +31,49 @@ MUTANTS = [
     ("contrast by plain exp", CONTRAST, "(negative_logits - positive_logits).exp().log1p()", "extreme_logits"),
     ("contrast cut off at 20", CONTRAST, "F.softplus(negative_logits - positive_logits)", "extreme_logits"),
     ("contrast as a hinge", CONTRAST, "F.relu(1 + negative_logits - positive_logits)", "two_way_cross_entropy"),
-    ("contrast of clipped logits", "_promote(pairs).unbind", "_promote(pairs).relu().unbind", "logit_shift"),
-    ("smoothed cross-entropy", '"none")', '"none", label_smoothing=0.1)', "numpy_reference"),
-    ("padding as positive", "positive_mask = mask & ~", "positive_mask = ~", "padding_changes_nothing"),
-    ("padding as negative", "negative_mask = mask & (", "negative_mask = (", "labels_choose_the_term"),
+    ("contrast of clipped logits", "promoted(pairs).unbind", "promoted(pairs).relu().unbind", "logit_shift"),
+    ("smoothed cross-entropy", CE, CE.replace('none")', 'none", label_smoothing=0.1)'), "numpy_reference"),
+    ("padding as positive", "positive_mask=mask & ~", "positive_mask=~", "hand_worked_numbers"),
+    ("padding as negative", "negative_mask = mask & (", "negative_mask = (", "hand_worked_numbers"),
     ("padding is validated", "targets[mask], token_labels[mask]", "targets, token_labels", "padding_may_hold_anything"),
-    ("labels swapped", "labels == TokenLabel.NEGATIVE", "labels != TokenLabel.NEGATIVE", "labels_choose_the_term"),
-    ("plain as negative", "labels == TokenLabel.NEGATIVE", "labels < TokenLabel.POSITIVE", "labels_choose_the_term"),
+    ("labels swapped", KIND, KIND.replace("==", "!="), "labels_choose_the_term"),
+    ("plain as negative", KIND, KIND.replace("== TokenLabel.NEGATIVE", "<= 0"), "labels_choose_the_term"),
     ("label of the next example", "labels[:, None]", "labels.roll(1)[:, None]", "label_for_each_example"),
     ("label of the first example", "labels[:, None]", "labels[:1, None]", "batch_order"),
     ("alpha ignored", "alpha * contrastive_tokens)", "contrastive_tokens)", "alpha"),
     ("alpha on everything", MEAN, f"alpha * {MEAN.replace('alpha * ', '')}", "alpha"),
-    ("mean over all positions", "mask.sum().clamp(min=1)", "mask.numel()", "shared_denominator"),
-    ("mean over positives", "mask.sum().clamp(min=1)", "positive_mask.sum().clamp(min=1)", "shared_denominator"),
+    ("mean over all positions", "mask.sum().clamp(min=1)", "mask.numel()", "padding_changes_nothing"),
+    ("mean over positives", "mask.sum().clamp", "(mask & ~negative_mask).sum().clamp", "shared_denominator"),
     ("mean of example means", MEAN, f"({MEAN.replace('.sum()', '.sum(-1)')}).mean()", "batch_split"),
     ("mean over nothing", ".clamp(min=1)", "", "one_sided_and_empty_batches"),
-    ("wrong id where none was drawn", "full_like(targets, -1)", "full_like(targets, 0)", "hand_worked_numbers"),
+    (
+        "wrong id for padding",
+        "full_like(targets, -1).masked_scatter(m",
+        "zeros_like(targets).masked_scatter(m",
+        "hand_worked_numbers",
+    ),
+    (
+        "wrong id for a token to follow",
+        "full_like(targets, -1).masked_scatter(n",
+        "zeros_like(targets).masked_scatter(n",
+        "hand_worked_numbers",
+    ),
     ("negative id may be drawn", DROPPED, "torch.full_like(negative_ids[:, None], k)", "negative_id_is_never_drawn"),
     ("best id always dropped", DROPPED, "torch.zeros_like(negative_ids[:, None])", "best_other_id_for_k_of_one"),
-    ("k of one draws", "if k == 1:", "if k == 0:", "best_other_id_for_k_of_one"),
-    ("never draws", DRAW, "candidate_probabilities.argmax(-1, keepdim=True)", "drawing_frequencies"),
+    (
+        "k of one draws",
+        "if k == 1:\n        return draws",
+        "if k == 0:\n        return draws",
+        "best_other_id_for_k_of_one",
+    ),
+    ("never draws", DRAW, "scores.argmax(-1, keepdim=True)", "drawing_frequencies"),
     ("draws evenly", ".softmax(-1)", ".mul(0).softmax(-1)", "drawing_frequencies"),
     ("draws from a sharper softmax", ".softmax(-1)", ".mul(1.1).softmax(-1)", "drawing_frequencies"),
-    ("draws from torch's generator", ", generator=generator)", ")", "randomness_is_the_generators"),
+    ("draws from torch's generator", "generator=generator, dtype", "dtype", "randomness_is_the_generators"),
     ("detach ignored", "if detach_positive:", "if False:", "detach_positive"),
     ("always detached", "if detach_positive:", "if True:", "gradient_on_two_logits"),
-    ("cross-entropy held", "_promote(logits[positive_mask])", "logits[positive_mask].detach()", "gradcheck"),
-    ("no promotion", "scores.to(torch.promote_types(scores.dtype, torch.float32))", "scores", "half_precision"),
+    ("cross-entropy held", CE, CE.replace("logits[~negative]", "logits[~negative].detach()"), "gradcheck"),
+    ("no promotion", PROMOTED, f"{PROMOTED}; promoted = lambda scores: scores", "half_precision"),
 ]
 
 

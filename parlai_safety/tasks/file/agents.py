@@ -1,9 +1,10 @@
 """`-t safety:file --safety-file F`: replies of your own, one JSON object a line.
 
 A row holds the context (`context`, a list of turns, or `text`), the reply (`reply`, `response` or `labels`), and, where
-you have them, a verdict (`label`: "safe" or "unsafe", or `classifier_label`: "pos", "neg", "none"). Views: default,
-`:plain`, `:positive`, `:classifier`. A path with `{split}` in it names one file a split; a plain path is read for
-every split.
+you have them, a verdict (`label`: "safe" or "unsafe", or `classifier_label`: "pos", "neg", "none"). A row with `chosen`
+and `rejected`, two replies, is a pair: what preference losses read. Views: default,
+`:plain`, `:positive`, `:negative`, `:classifier`. A path with `{split}` in it names one file a split; a plain path
+is read for every split.
 """
 
 from __future__ import annotations
@@ -57,7 +58,14 @@ def read_row(row: dict[str, Any], where: str) -> Row:
         SafetyError: no reply is there, or the verdict is of unknown kind.
     """
     context = row_turns(row, "context", where) if "context" in row else _lines(row, where)
-    return Row(context, _reply(row, where), _verdict(row, where), {k: row[k] for k in _PASSED_ON if k in row})
+    if "chosen" in row:
+        chosen, rejected = (str(row_field(row, name, str, where)) for name in ("chosen", "rejected"))
+        return Row(context, chosen, False, {"rejected": [rejected], **_passed_on(row)})
+    return Row(context, _reply(row, where), _verdict(row, where), _passed_on(row))
+
+
+def _passed_on(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _PASSED_ON if name in row and not (name == "rejected" and "chosen" in row)}
 
 
 def _lines(row: dict[str, Any], where: str) -> list[str]:
@@ -105,6 +113,12 @@ class PositiveTeacher(DefaultTeacher):
     """Safe replies only."""
 
     view = "positive"
+
+
+class NegativeTeacher(DefaultTeacher):
+    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
+
+    view = "negative"
 
 
 class ClassifierTeacher(DefaultTeacher):

@@ -1,8 +1,8 @@
 """`-t safety:labels`: real replies judged in context, from `safety_labels.jsonl.gz` of the data folder.
 
 Sources of the rows: Bot-Adversarial Dialogue (a half of valid), DiaSafety, ToxiChat, ConvAbuse. Views: default
-(replies with verdicts), `:plain`, `:positive`, `:classifier`. Score bot turns separately (`--safety-speaker bot`): in
-BAD the speaker alone predicts the label with AUC 0.70.
+(replies with verdicts), `:plain`, `:positive`, `:negative`, `:classifier`. Score bot turns separately
+(`--safety-speaker bot`): in BAD the speaker alone predicts the label with AUC 0.70.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ class PositiveTeacher(DefaultTeacher):
     """Safe replies only."""
 
     view = "positive"
+
+
+class NegativeTeacher(DefaultTeacher):
+    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
+
+    view = "negative"
 
 
 class ClassifierTeacher(DefaultTeacher):

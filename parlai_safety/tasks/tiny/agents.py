@@ -1,7 +1,8 @@
 """`-t safety:tiny`: the small corpus that ships, see `parlai_safety/corpus/README.md`.
 
 Views: `safety:tiny` (ordinary talk plus adversarial exchanges with their verdicts), `:ordinary`, `:adversarial`,
-`:plain` (everything as a raw log without verdicts), `:positive` (what is safe), `:classifier`.
+`:plain` (everything as a raw log without verdicts), `:positive` (what is safe), `:negative` (what is unsafe, as plain
+talk), `:classifier`.
 Content warning: the adversarial part holds rude and hateful-sounding lines about invented people.
 """
 
@@ -64,6 +65,12 @@ class PositiveTeacher(DefaultTeacher):
     """Ordinary talk and safe replies."""
 
     view = "positive"
+
+
+class NegativeTeacher(DefaultTeacher):
+    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
+
+    view = "negative"
 
 
 class ClassifierTeacher(DefaultTeacher):

@@ -1,0 +1,1 @@
+"""Click: likelihood with a margin between chosen and rejected replies."""

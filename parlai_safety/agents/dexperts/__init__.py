@@ -1,0 +1,1 @@
+"""DExperts: the difference of two models steers a third one."""

@@ -1,0 +1,1 @@
+"""DIRECTOR: a generator with a class head."""

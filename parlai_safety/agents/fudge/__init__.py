@@ -1,0 +1,1 @@
+"""FUDGE: a judge of partial replies guides each token."""

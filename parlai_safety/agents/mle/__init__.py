@@ -1,0 +1,1 @@
+"""Maximum likelihood on the replies to follow."""

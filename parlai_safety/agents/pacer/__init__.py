@@ -1,0 +1,1 @@
+"""PACER: a judge guides some tokens, and chooses among whole replies."""

@@ -1,0 +1,1 @@
+"""Pairwise CRINGE: CRINGE on pairs of replies, behind a soft margin."""

@@ -1,0 +1,1 @@
+"""Reranking: the least unsafe of several replies."""

@@ -1,0 +1,1 @@
+"""Sigmoid-only training (SCONES)."""

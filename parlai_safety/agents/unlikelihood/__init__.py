@@ -1,0 +1,1 @@
+"""Unlikelihood training on replies to avoid."""

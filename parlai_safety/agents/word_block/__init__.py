@@ -1,0 +1,1 @@
+"""Word blocking: no listed word is ever completed."""

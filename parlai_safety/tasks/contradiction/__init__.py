@@ -1,0 +1,1 @@
+"""The contradiction set that ships."""
