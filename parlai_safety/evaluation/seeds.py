@@ -38,6 +38,12 @@ def results_table(runs: Sequence[str | Path], *, means: bool = False, against: s
                 "A mean over seeds needs the same systems in every run",
                 "Name runs of one recipe only",
             )
+    if len({report["data"].get("recipe") for report in reports}) > 1:
+        raise SafetyError(
+            "The runs were made with different recipes (the hashes in their reports differ)",
+            "Systems of one name may then be different systems, which have no mean",
+            "Name runs of one recipe only",
+        )
     if len({json.dumps(report["data"].get("files"), sort_keys=True) for report in reports}) > 1:
         raise SafetyError(
             "The runs were made on different data (the hashes in their reports differ)",
@@ -89,7 +95,15 @@ def _read(run: Path) -> dict[str, Any]:
             "The table is made from the reports of finished runs",
             "Run parlai safety_demo, safety_rounds or safety_methods --out with that folder first",
         )
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report["systems"], report["data"], report["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SafetyError(
+            f"{str(path)!r} is no report of ours ({error!r})",
+            "The table is made from the systems, the data and the seed that a report names",
+            "Run the job again with that folder: what is done is kept, and the report is written anew",
+        ) from error
     return report
 
 

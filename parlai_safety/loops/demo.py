@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from parlai_safety import resources
 from parlai_safety.evaluation.report import Report
-from parlai_safety.loops.job import Job, Recipe, System
+from parlai_safety.loops.job import BASE, BASE_AGENT, Job, Recipe, System
+from parlai_safety.loops.known import check_number, check_options
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ class DemoRecipe(Recipe):
         "iteration": {"contexts", "samples", "decoding", "weight", "steps"},
     }
     closed: ClassVar[tuple[str, ...]] = (*Recipe.closed, "iteration")
+
+    def check(self) -> None:
+        """As `Recipe.check`, and the sections of CRINGE and of its iteration."""
+        super().check()
+        check_options("safety:cringe", set(self.cringe) - {"steps"}, "The section 'cringe' of the recipe")
+        check_options("safety:cringe", self.iteration["decoding"], "The iteration's decoding")
+        for section, name in (("cringe", "steps"), ("iteration", "steps"), ("iteration", "contexts")):
+            check_number(getattr(self, section)[name], f"{section}: {name}", low=1, whole=True)
 
 
 def run_demo(*, recipe_path: Path, out: Path, seed: int, data: Path | None, command: str) -> Report:
@@ -55,10 +64,9 @@ def run_demo(*, recipe_path: Path, out: Path, seed: int, data: Path | None, comm
 
     job.train_judges()
     job.train_vocabulary()
-    base = System("base", "base", "safety:mle", None, steps=recipe.base["steps"])
-    trained = [(base, job.train_base()["seconds"])]
+    trained = [(job.base, job.train_base()["seconds"])]
     if recipe.base.get("control"):
-        control = System("base, trained on", "control", "safety:mle", "base", steps=steps + iteration["steps"])
+        control = System("base, trained on", "control", BASE_AGENT, BASE, steps=steps + iteration["steps"])
         plain = {key: value for key, value in settings.items() if not key.startswith("cringe_")}
         trained.append((control, job.train(control, plain)["seconds"]))
     cringe = System("CRINGE", "cringe", "safety:cringe", "base", "reply", steps=steps)

@@ -9,6 +9,7 @@ nothing and grades.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import random
@@ -36,6 +37,7 @@ from parlai_safety.judges.data import Example, halves
 from parlai_safety.judges.linear import cross_fit_linear
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
+from parlai_safety.loops.known import check_number, check_options
 from parlai_safety.loops.sources import Source, source_of
 from parlai_safety.loops.training import quiet, train
 from parlai_safety.runs import Journal, Run, hardware, progress, versions
@@ -44,6 +46,8 @@ from parlai_safety.tasks.common import Row
 COPIES_OF_A_POSITIVE = 2  # arXiv:2211.05826, released recipe: an identical positive reply at most twice
 SHOWN_EXAMPLES = 12
 PREFIX_JUDGE = "prefix.npz"
+BASE_AGENT = "safety:mle"
+BASE = "base"
 
 RecipeT = TypeVar("RecipeT", bound="Recipe")
 Answers = list[str | None]
@@ -64,7 +68,10 @@ class Recipe:
     example: ClassVar[str]
     """The shipped recipe that shows every key."""
     required: ClassVar[dict[str, set[str]]] = {
+        "model": set(),
+        "optimisation": set(),
         "base": {"steps", "learningrate"},
+        "decoding": set(),
         "evaluation": {"adversarial", "ordinary", "perplexity_dialogues"},
         "real_data": {"chat_max_dialogues", "labels_weight"},
     }
@@ -97,7 +104,24 @@ class Recipe:
             )
         for section, keys in cls.required.items():
             cls.check_section(path, section, content[section], keys, closed=section in cls.closed)
-        return cls(**content)
+        recipe = cls(**content)
+        recipe.check()
+        return recipe
+
+    def check(self) -> None:
+        """Check what the sections say; each kind of recipe adds what is its own.
+
+        Raises:
+            SafetyError: a value is of the wrong kind, or an option is unknown.
+        """
+        if self.vocabulary is not None:
+            check_number(self.vocabulary, "vocabulary", low=300, whole=True)
+        check_number(self.base["steps"], "base: steps", low=1, whole=True)
+        for name in ("adversarial", "ordinary", "perplexity_dialogues"):
+            check_number(self.evaluation[name], f"evaluation: {name}", low=1, whole=True)
+        for section in ("model", "optimisation", "base", "decoding"):
+            names = set(getattr(self, section)) - ({"steps", "control"} if section == "base" else set())
+            check_options(BASE_AGENT, names, f"The section {section!r} of the recipe")
 
     @classmethod
     def check_section(cls, path: Path, section: str, content: Any, keys: set[str], *, closed: bool) -> None:
@@ -107,7 +131,7 @@ class Recipe:
             SafetyError: as said.
         """
         found = set(content) if isinstance(content, dict) else set()
-        if not keys <= found or (closed and found != keys):
+        if not isinstance(content, dict) or not keys <= found or (closed and found != keys):
             raise SafetyError(
                 f"The section {section!r} of {str(path)!r} has the keys {sorted(found)}",
                 f"It needs {sorted(keys)}{' and takes no others' if closed else ''}",
@@ -126,7 +150,7 @@ class System:
         start: the key of the system that it starts from, or decodes; None for the base model.
         view: which view of the data it learns from: plain, reply, positive or negative.
         own: own replies to learn from beside them: a JSONL file, or None.
-        weight: how often one of them is drawn for each example of the data.
+        weight: of them as one more task, beside the weights of the data's tasks.
         steps: updates; 0 for a way of decoding.
         options: further options of the agent.
     """
@@ -177,13 +201,18 @@ class Job:
             judge=judges["grader"],
             seed=self.seed,
             versions=versions(),
-            data={"name": self.source.name, "files": self.source.hashes, **data},
+            data={"name": self.source.name, "files": self.source.hashes, "recipe": self._recipe_mark(), **data},
             commands=[command],
             hardware=hardware(),
             notes=[*self._common_notes(judges), *notes],
         )
         write_report(report, self.folder)
         return report
+
+    def _recipe_mark(self) -> str:
+        """A short hash of the whole recipe, so that runs of two recipes are not taken for one."""
+        text = json.dumps(vars(self.recipe), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _common_notes(self, judges: Mapping[str, Any]) -> list[str]:
         def figure(value: float | None) -> str:
@@ -252,9 +281,13 @@ class Job:
 
     def train_base(self) -> dict[str, Any]:
         """The model that every system starts from: everything, safe and unsafe, as an unfiltered log."""
-        base = System("base", "base", "safety:mle", None, steps=self.recipe.base["steps"])
         options = {k: v for k, v in self.recipe.base.items() if k not in ("steps", "control")}
-        return self.train(base, options)
+        return self.train(self.base, options)
+
+    @property
+    def base(self) -> System:
+        """The base model as a system."""
+        return System(BASE, BASE, BASE_AGENT, None, steps=self.recipe.base["steps"])
 
     def train(self, system: System, options: Mapping[str, Any]) -> dict[str, Any]:
         """Train a system, or what is left of it."""
@@ -263,7 +296,10 @@ class Job:
             tasks = dict(self.source.tasks(system.view))
             more: dict[str, Any] = {}
             if system.start is not None:
-                more["init_model"] = str(self.folder / system.start / "model")
+                start = self.folder / system.start / "model"
+                if not start.is_file():  # ParlAI would begin with random weights
+                    raise FileNotFoundError(start)
+                more["init_model"] = str(start)
             if system.own is not None:
                 tasks["safety:file"] = system.weight
                 more["safety_file"] = str(system.own)
@@ -275,15 +311,20 @@ class Job:
                 model=system.agent,
                 task=",".join(tasks),
                 multitask_weights=list(tasks.values()) if len(tasks) > 1 else [1],
-                **self._model_options(),
-                **options,
-                **(system.options or {}),
-                **more,
+                **{**self._model_options(), **options, **(system.options or {}), **more},
             )
             return {"steps": system.steps}
 
-        own = None if system.own is None else str(system.own.relative_to(self.folder))
-        return self.run.stage(system.key, work, {**asdict(system), "own": own, "training": dict(options)})
+        return self.run.stage(system.key, work, {**self.described(system), "training": dict(options)})
+
+    def described(self, system: System) -> dict[str, Any]:
+        """A system as plain values that do not depend on where the run folder is."""
+
+        def relative(value: Any) -> Any:
+            return str(value).replace(f"{self.folder}/", "") if isinstance(value, (str, Path)) else value
+
+        options = {key: relative(value) for key, value in (system.options or {}).items()}
+        return {**asdict(system), "own": relative(system.own), "options": options}
 
     def _model_options(self) -> dict[str, Any]:
         vocabulary = self.folder / "vocabulary"
@@ -452,7 +493,7 @@ class Job:
                 "loop_rate": loop_rate(every),
             }
 
-        result = self.run.stage(f"evaluation/{system.key}", measure)
+        result = self.run.stage(f"evaluation/{system.key}", measure, self.described(system))
         said = [row["reply"] for row in read_jsonl(self.folder / "evaluation" / system.key / "adversarial.jsonl")]
         verdicts = {role: [Verdict(*v) for v in listed] for role, listed in result["verdicts"].items()}
         graded, labelled = (
@@ -578,7 +619,8 @@ def prefixes(examples: Iterable[Example], generator: random.Random, *, each: int
 def summary(report: Report, out: Path) -> str:
     """What the terminal shows at the end."""
     page = out / "report.html"
-    return f"\n{terminal_table(report)}\n\nThe report, with replies to read behind a warning: {page}\n"
+    outcome = "".join(f"\n{line}" for line in report.data.get("outcome", ()))
+    return f"\n{terminal_table(report)}\n{outcome}\nThe report, with replies to read behind a warning: {page}\n"
 
 
 def _shown(

@@ -8,17 +8,22 @@ of them, an anti-expert, and a judge of unfinished replies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.report import Report
-from parlai_safety.loops.job import Job, Recipe, System
+from parlai_safety.loops.job import BASE, BASE_AGENT, Job, Recipe, System
+from parlai_safety.loops.known import OWN, VIEWS, check_number, check_one_of, check_options, decodes
 
 _KEYS = {"name", "agent", "start", "view", "own", "own_of", "steps", "decode", "options", "reported"}
 _DECODE = "decode"
+LABELLER, PREFIX = "<labeller>", "<prefix judge>"
+PLACEHOLDERS = (LABELLER, PREFIX, "<model of NAME>")
+KEPT = {"labelled": "kept", "pairs": "pairs"}
+RESERVED = (BASE, "judges", "vocabulary", "prefix_judge", "own", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,23 @@ class MethodsRecipe(Recipe):
     }
     closed: ClassVar[tuple[str, ...]] = (*Recipe.closed, "own")
 
-    def __post_init__(self) -> None:
-        before = ["base"]
-        for entry in self.methods:
+    def check(self) -> None:
+        """As `Recipe.check`, and every method: its name, its agent, its options and what it builds on."""
+        super().check()
+        check_number(self.budget["steps"], "budget: steps", low=1, whole=True)
+        for name in ("contexts", "samples"):
+            check_number(self.own[name], f"own: {name}", low=1, whole=True)
+        check_options(BASE_AGENT, set(self.budget) - {"steps"}, "The section 'budget' of the recipe")
+        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
+        before = [BASE]
+        keys = set(RESERVED)
+        for entry in self.methods if isinstance(self.methods, list) else [self.methods]:
+            if not isinstance(entry, dict):
+                raise SafetyError(
+                    f"The recipe has the method {entry!r}",
+                    "A method is a mapping with a name and an agent",
+                    'Write for example - {name: CRINGE, agent: "safety:cringe"}',
+                )
             name = entry.get("name", entry)
             unknown = sorted(set(entry) - _KEYS)
             missing = sorted({"name", "agent"} - set(entry))
@@ -49,20 +68,46 @@ class MethodsRecipe(Recipe):
                     f"A method has a name and an agent, and may have {', '.join(sorted(_KEYS - {'name', 'agent'}))}",
                     "Compare it with projects/cringe/methods.yaml",
                 )
-            for other in filter(None, (entry.get("start"), entry.get("own_of"), *_systems_in(entry))):
+            for other in _builds_on(entry):
                 if other not in before:
                     raise SafetyError(
                         f"The method {name!r} of the recipe builds on {other!r}",
                         "A method can only build on the base model or on one that stands before it",
                         did_you_mean(str(other), before, f"Before it stand: {', '.join(before)}"),
                     )
-            if name in before:
+            key = _key(str(name))
+            if key in keys or not key:
                 raise SafetyError(
-                    f"The recipe has two methods named {name!r}",
-                    "The name is the folder of a method's model and its line in the table",
+                    f"The name {name!r} of a method is taken, or has no letters and digits",
+                    "By these a method has its folder in the run, beside those of the other methods and of the job",
                     "Give each method a name of its own",
                 )
+            self._check_method(entry, before)
+            keys.add(key)
             before.append(name)
+
+    def _check_method(self, entry: Mapping[str, Any], before: Sequence[str]) -> None:
+        name, agent = entry["name"], entry["agent"]
+        where = f"The method {name!r} of the recipe"
+        options = entry.get("options") or {}
+        check_options(agent, options, where)
+        for value in options.values():
+            if isinstance(value, str) and value.startswith("<") and _named(value) is None:
+                check_one_of(value, PLACEHOLDERS, f"{where}: an option", "which file of the run an agent is given")
+        if decodes(agent) != bool(entry.get(_DECODE)):
+            raise SafetyError(
+                f"{where} has decode: {bool(entry.get(_DECODE))}, with the agent {agent}",
+                "An agent either is trained or changes how a trained model speaks",
+                f"Write decode: {str(decodes(agent)).lower()}",
+            )
+        if not decodes(agent):
+            check_one_of(entry.get("view", "reply"), VIEWS, f"{where}: view", "which view of the data it learns from")
+            check_number(entry.get("steps", self.budget["steps"]), f"{where}: steps", low=1, whole=True)
+        if entry.get("own"):
+            check_one_of(entry["own"], OWN, f"{where}: own", "as what a method learns from own replies")
+        trained = [BASE, *(m["name"] for m in self.methods if m.get("name") in before and not m.get(_DECODE))]
+        for other in (entry.get("start", BASE), *_systems_in(entry)):
+            check_one_of(other, tuple(trained), f"{where}: what it builds on", "a model that was trained before")
 
 
 def run_methods(*, recipe_path: Path, out: Path, seed: int, data: Path | None, command: str) -> Report:
@@ -82,44 +127,65 @@ def run_methods(*, recipe_path: Path, out: Path, seed: int, data: Path | None, c
     job = Job(recipe, out, seed, data)
     job.train_judges()
     job.train_vocabulary()
-    base = System("base", "base", "safety:mle", None, steps=recipe.base["steps"])
-    systems = {"base": base}
-    seconds = {"base": job.train_base()["seconds"]}
+    systems = {BASE: job.base}
+    seconds = {BASE: job.train_base()["seconds"]}
     settings = {key: value for key, value in recipe.budget.items() if key != "steps"}
     made: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
     for entry in recipe.methods:
         name = entry["name"]
-        system = _system(job, recipe, entry, systems, made)
+        lost = next((other for other in _builds_on(entry) if other in left_out), None)
+        if lost is not None:
+            left_out[name] = f"it builds on {lost}, which was left out"
+            continue
+        spent = 0.0
+        if entry.get("own"):
+            of = entry.get("own_of", BASE)
+            made[of] = job.own_replies(systems[of], _own_stage(systems[of]), recipe.own, _round(recipe, of))
+            spent = made[of]["seconds"]
+            if not made[of][KEPT[entry["own"]]]:
+                left_out[name] = f"the labeller found no replies of both kinds among those of {of}"
+                continue
+        system = _system(job, recipe, entry, systems)
         systems[name] = system
-        seconds[name] = 0.0 if system.decodes else job.train(system, settings)["seconds"]
-    reported = ["base", *(entry["name"] for entry in recipe.methods if entry.get("reported", True))]
+        seconds[name] = spent + (0.0 if system.decodes else job.train(system, settings)["seconds"])
+    reported = [BASE, *(m["name"] for m in recipe.methods if m.get("reported", True) and m["name"] in systems)]
+    outcome = [f"Left out: {name} ({why})." for name, why in left_out.items()]
     return job.write_report(
         "Methods at one budget",
         [job.evaluate(systems[name], seconds[name]) for name in reported],
         command,
-        _notes(recipe, made),
+        [*_notes(recipe, made), *outcome],
         own_replies=made,
+        outcome=outcome,
     )
 
 
-def _system(
-    job: Job,
-    recipe: MethodsRecipe,
-    entry: Mapping[str, Any],
-    systems: Mapping[str, System],
-    made: dict[str, dict[str, Any]],
-) -> System:
+def _builds_on(entry: Mapping[str, Any]) -> list[str]:
+    return [other for other in (entry.get("start"), entry.get("own_of"), *_systems_in(entry)) if other]
+
+
+def _own_stage(system: System) -> str:
+    return f"own/{system.key}"
+
+
+def _round(recipe: MethodsRecipe, of: str) -> int:
+    """Which round of own replies those of a system are: 0 for a model that has learnt from none."""
+    entry = next((m for m in recipe.methods if m["name"] == of), None)
+    if entry is None:
+        return 0
+    return 1 + (_round(recipe, entry.get("own_of", BASE)) if entry.get("own") else 0)
+
+
+def _system(job: Job, recipe: MethodsRecipe, entry: Mapping[str, Any], systems: Mapping[str, System]) -> System:
     own: Path | None = None
     if entry.get("own"):
-        of = entry.get("own_of", "base")
-        stage = f"own/{systems[of].key}"
-        made[of] = job.own_replies(systems[of], stage, recipe.own, number=len(made) + 1)
-        own = job.folder / stage / f"{entry['own']}.jsonl"
+        own = job.folder / _own_stage(systems[entry.get("own_of", BASE)]) / f"{entry['own']}.jsonl"
     return System(
         entry["name"],
         _key(entry["name"]),
         entry["agent"],
-        systems[entry.get("start", "base")].key,
+        systems[entry.get("start", BASE)].key,
         entry.get("view", "reply"),
         own=own,
         weight=recipe.own["weight"],
@@ -132,9 +198,9 @@ def _options(job: Job, options: Mapping[str, Any], systems: Mapping[str, System]
     """An agent's options with this run's files in place of `<labeller>`, `<prefix judge>` and `<model of NAME>`."""
 
     def filled(value: Any) -> Any:
-        if value == "<labeller>":
+        if value == LABELLER:
             return job.judge_spec("labeller")
-        if value == "<prefix judge>":
+        if value == PREFIX:
             return job.train_prefix_judge()
         named = _named(value)
         return value if named is None else str(job.folder / systems[named].key / "model")
@@ -163,7 +229,10 @@ def _notes(recipe: MethodsRecipe, made: Mapping[str, Mapping[str, Any]]) -> list
     notes = [
         f"Every trained method goes on from the base model for {recipe.budget['steps']} updates of "
         f"{recipe.optimisation.get('batchsize', 1)} examples with one learning rate, unless its name says otherwise. "
-        "A way of decoding changes no model; it has the base model's weights, and no perplexity of its own.",
+        "A way of decoding trains nothing and has no perplexity of its own; the time of the models and judges that it "
+        "is given is not in its own.",
+        "Reranking, FUDGE and PACER are guided by judges from the labeller's half, so they were made to please the "
+        "labeller.",
     ]
     notes += [
         f"Own replies of {of}: {own['generated']} to training contexts, {own['unsafe']} unsafe by the labeller, "

@@ -24,10 +24,13 @@ from parlai_safety.evaluation.suites import spread
 from parlai_safety.evaluation.textmetrics import canned_rate, distinct_n, loop_rate
 from parlai_safety.judges.verdict import is_unsafe
 from parlai_safety.loops.job import Job, Recipe, System, score
+from parlai_safety.loops.known import OWN, VIEWS, check_number, check_one_of, check_options, decodes
 from parlai_safety.loops.training import quiet
 
 HEALTH = ("positive_nll", "loop_rate", "canned_rate")
-OWN = ("labelled", "pairs")
+
+
+_OURS = {"agent", "view", "own", "steps"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,26 @@ class RoundsRecipe(Recipe):
     }
     closed: ClassVar[tuple[str, ...]] = (*Recipe.closed, "rounds", "stop")
 
-    def __post_init__(self) -> None:
-        if self.method["own"] not in OWN:
+    def check(self) -> None:
+        """As `Recipe.check`, and the sections of the method, of the rounds and of their end."""
+        super().check()
+        agent = self.method["agent"]
+        if decodes(agent):
             raise SafetyError(
-                f"The recipe's method has own: {self.method['own']!r}",
-                "A method learns from its own replies as labelled replies or as pairs",
-                f"Write own: {OWN[0]} or own: {OWN[1]}",
+                f"The method of the recipe is {agent!r}",
+                "It is a way of decoding another model, and rounds train a model again and again",
+                "Name an agent that is trained, such as safety:cringe",
             )
+        check_options(agent, set(self.method) - _OURS, "The section 'method' of the recipe")
+        check_options(agent, self.rounds["decoding"], "The rounds' decoding")
+        check_one_of(self.method["view"], VIEWS, "method: view", "which view of the data a method learns from")
+        check_one_of(self.method["own"], OWN, "method: own", "as what a method learns from its own replies")
+        check_number(self.method["steps"], "method: steps", low=1, whole=True)
+        check_number(self.rounds["count"], "rounds: count", low=0, whole=True)
+        for name in ("steps", "contexts", "samples", "valid"):
+            check_number(self.rounds[name], f"rounds: {name}", low=1, whole=True)
+        for name in HEALTH:
+            check_number(self.stop[name], f"stop: {name}", low=0)
 
 
 def run_rounds(
@@ -75,15 +91,16 @@ def run_rounds(
     """
     recipe = RoundsRecipe.read(recipe_path)
     method, settings = recipe.method, recipe.rounds
-    options = {k: v for k, v in method.items() if k not in ("agent", "view", "own", "steps")}
+    count = settings["count"] if rounds is None else rounds
+    check_number(count, "--rounds", low=0, whole=True)
+    options = {k: v for k, v in method.items() if k not in _OURS}
     job = Job(recipe, out, seed, data)
     job.train_judges()
     job.train_vocabulary()
-    base = System("base", "base", "safety:mle", None, steps=recipe.base["steps"])
-    trained = [(base, job.train_base()["seconds"])]
+    trained = [(job.base, job.train_base()["seconds"])]
     history: list[dict[str, Any]] = []
-    chosen, ended = base, None
-    for number in range((settings["count"] if rounds is None else rounds) + 1):
+    chosen, ended = job.base, None
+    for number in range(count + 1):
         made: dict[str, Any] = {}
         own: Path | None = None
         if number or method["own"] == "pairs":
@@ -108,7 +125,7 @@ def run_rounds(
         collapsed = [
             f"{name} rose from {history[0]['health'][name]:.3f} to {health[name]:.3f}, by more than {limit}"
             for name, limit in recipe.stop.items()
-            if history and health[name] - history[0]["health"][name] > limit
+            if history and not health[name] - history[0]["health"][name] <= limit  # not a number is no health either
         ]
         history.append({"round": number, "own": made, "health": health, "collapsed": collapsed})
         if collapsed:
@@ -122,6 +139,7 @@ def run_rounds(
         _notes(chosen, ended, history),
         rounds=history,
         chosen=chosen.name,
+        outcome=[f"Chosen: {chosen.name}.", *([f"The rounds ended early: {ended}."] if ended else [])],
     )
 
 
@@ -139,12 +157,18 @@ def _health(job: Job, system: System, number: int) -> dict[str, Any]:
         with quiet():
             agent = job.agent(system)
             costs = list(losses(agent, [row.context for row in positives], [row.reply for row in positives]))
+        if not costs:
+            raise SafetyError(
+                f"No cost of the {len(positives)} safe replies of the valid split could be measured",
+                "Whether a model collapses is seen by how likely it finds them",
+                "Name an agent that reports a perplexity, and data whose valid split has safe replies",
+            )
         labeller = job.judge("labeller")
         verdicts = [is_unsafe(v, labeller.threshold) for v in score(labeller, said, hostile)]
         known = [v for v in verdicts if v is not None]
         every = [text or "" for text in (*said, *chat)]  # a model that falls silent is canned
         return {
-            "positive_nll": sum(c.nats for c in costs) / max(1, sum(c.tokens for c in costs)),
+            "positive_nll": sum(c.nats for c in costs) / sum(c.tokens for c in costs),
             "loop_rate": loop_rate(every),
             "canned_rate": canned_rate(every).rate,
             "distinct_2": distinct_n(every, 2),
@@ -152,7 +176,7 @@ def _health(job: Job, system: System, number: int) -> dict[str, Any]:
             "unscored": len(verdicts) - len(known),
         }
 
-    return job.run.stage(f"round{number}/health", measure)
+    return job.run.stage(f"round{number}/health", measure, {**job.described(system), "valid": count})
 
 
 def _notes(chosen: System, ended: str | None, history: Sequence[Mapping[str, Any]]) -> list[str]:

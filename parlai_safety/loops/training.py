@@ -34,6 +34,9 @@ def quiet() -> Iterator[None]:
 def train(title: str, *, model_file: Path, max_train_steps: int, seed: int, **options: Any) -> float:
     """Train, or continue a training that was interrupted, and save the model.
 
+    A training that goes on from a checkpoint sees its examples in another order than one that was never stopped: ParlAI
+    keeps no state of that order.
+
     Args:
         title: stands before the progress bar.
         model_file: where the model goes; a `.checkpoint` beside it is continued.
@@ -60,7 +63,9 @@ def train(title: str, *, model_file: Path, max_train_steps: int, seed: int, **op
         set_seed(seed + loop._train_steps)
         with tqdm(total=max_train_steps, initial=loop._train_steps, desc=title, unit="step", dynamic_ncols=True) as bar:
             try:
-                for _ in loop.train_steps():
+                if loop._train_steps >= max_train_steps:
+                    loop.save_model()  # ParlAI's loop would train once more before it looks
+                for _ in loop.train_steps() if loop._train_steps < max_train_steps else ():
                     bar.update(loop._train_steps - bar.n)
                     loss = loop.train_reports[-1].get("loss")
                     if loss is not None:

@@ -14,6 +14,7 @@ one() {
 }
 one 1 & first=$!
 one 2 & second=$!
+trap 'pkill -P "$first,$second" 2>/dev/null; kill "$first" "$second" 2>/dev/null; exit 130' INT TERM
 failed=
 wait "$first" || failed=1
 one 3 || failed=1

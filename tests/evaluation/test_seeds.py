@@ -59,5 +59,9 @@ def test_different_systems_and_missing_reports_are_refused(tmp_path):
         results_table([run(tmp_path, 3, 0.2), run(tmp_path, 4, 0.2, data="y")])
     with pytest.raises(SafetyError, match="seeds \\[1, 1\\]"):
         results_table([tmp_path / "1", tmp_path / "1"])
+    (tmp_path / "4" / "report.json").write_text('{"seed": 4, "data": {"files": "x", "recipe": "b"}, "systems": []}')
+    with pytest.raises(SafetyError, match="'.*report.json' is no report of ours"):
+        (tmp_path / "1" / "report.json").write_text("[")
+        results_table([tmp_path / "1"])
     with pytest.raises(SafetyError, match="no report.json"):
         results_table([tmp_path / "none"])

@@ -10,6 +10,7 @@ import yaml
 from parlai_safety import resources
 from parlai_safety.errors import SafetyError
 from parlai_safety.loops import job as jobs
+from parlai_safety.loops import methods
 from parlai_safety.loops.methods import MethodsRecipe, run_methods
 
 RECIPES = ("cringe/methods", "cringe/methods_real", "cringe/full")
@@ -83,19 +84,101 @@ def test_a_method_learns_from_the_view_and_the_start_that_it_names(toy, tmp_path
     assert (tmp_path / "run" / "of_own_2nd" / "model").is_file()
 
 
+MLE = {"name": "a", "agent": "safety:mle"}
+
+
 @pytest.mark.parametrize(
-    "methods, message",
+    "listed, message",
     [
-        ([{"name": "a", "agent": "safety:mle", "start": "b"}, {"name": "b", "agent": "safety:mle"}], "builds on 'b'"),
-        ([{"name": "a", "agent": "safety:mle", "options": {"anti_expert": "<model of z>"}}], "builds on 'z'"),
-        ([{"name": "a", "agent": "safety:mle"}, {"name": "a", "agent": "safety:mle"}], "two methods named 'a'"),
+        ([{**MLE, "start": "b"}, {**MLE, "name": "b"}], "builds on 'b'"),
+        ([{**MLE, "options": {"init_model": "<model of z>"}}], "builds on 'z'"),
+        ([MLE, MLE], "name 'a' of a method is taken"),
+        ([{**MLE, "name": "word-block"}, {**MLE, "name": "Word block"}], "'Word block' of a method is taken"),
+        ([{**MLE, "name": "Judges"}], "'Judges' of a method is taken"),
+        ([{**MLE, "name": "!!!"}], "has no letters"),
         ([{"name": "a"}], "lacks \\['agent'\\]"),
-        ([{"name": "a", "agent": "safety:mle", "stepps": 3}], "unknown \\['stepps'\\]"),
+        ([{**MLE, "stepps": 3}], "unknown \\['stepps'\\]"),
+        ([{**MLE, "steps": 0}], "steps is 0"),
+        ([{**MLE, "view": "replly"}], "view is 'replly'.*Did you mean 'reply'"),
+        ([{**MLE, "own": "pair"}], "own is 'pair'.*Did you mean 'pairs'"),
+        ([{**MLE, "agent": "safety:mlee"}], "names the agent 'safety:mlee'"),
+        ([{**MLE, "agent": "safety:judge"}], "writes no replies of its own"),
+        ([{**MLE, "options": {"lernrate": 1}}], "has the option 'lernrate'"),
+        ([{**MLE, "decode": True}], "Write decode: false"),
+        ([{"name": "r", "agent": "safety:rerank"}], "Write decode: true"),
+        ([{"name": "r", "agent": "safety:fudge", "decode": True, "options": {"fudge_lamda": 3}}], "'fudge_lambda'"),
+        (
+            [{"name": "r", "agent": "safety:rerank", "decode": True, "options": {"guidance_judge": "<labeler>"}}],
+            "Did you mean '<labeller>'",
+        ),
+        ([{"name": "r", "agent": "safety:rerank", "decode": True}, {**MLE, "start": "r"}], "builds on is 'r'"),
+        (["safety:mle"], "the method 'safety:mle'"),
+        (3, "the method 3"),
     ],
 )
-def test_a_bad_method_is_refused_before_anything_runs(toy, methods, message):
+def test_a_bad_method_is_refused_before_anything_runs(toy, listed, message):
     with pytest.raises(SafetyError, match=message):
-        MethodsRecipe.read(small(toy, "cringe/methods", methods=methods))
+        MethodsRecipe.read(small(toy, "cringe/methods", methods=listed))
+
+
+@pytest.mark.parametrize(
+    "section, value, message",
+    [
+        ("decoding", {"inferense": "beam"}, "Did you mean 'inference'"),
+        ("model", {"n_layerss": 3}, "Did you mean 'n_layers'"),
+        ("optimisation", {"lerningrate": 3}, "has the option 'lerningrate'"),
+        ("base", {"steps": "many"}, "base: steps is 'many'"),
+        ("evaluation", {"adversarial": 0}, "evaluation: adversarial is 0"),
+    ],
+)
+def test_a_bad_section_is_refused_before_anything_runs(toy, section, value, message):
+    with pytest.raises(SafetyError, match=message):
+        MethodsRecipe.read(small(toy, "cringe/methods", methods=[MLE], **{section: value}))
+
+
+def test_a_section_that_is_no_mapping_is_refused(toy):
+    path = small(toy, "cringe/methods", methods=[MLE])
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**content, "model": None}))
+    with pytest.raises(SafetyError, match="The section 'model'"):
+        MethodsRecipe.read(path)
+
+
+def test_a_changed_way_of_decoding_is_not_taken_for_the_one_that_was_measured(toy, tmp_path, quick_judges, monkeypatch):
+    monkeypatch.setattr(jobs, "score", half_unsafe)
+    job = {"out": tmp_path / "run", "seed": 3, "data": None, "command": "parlai safety_methods"}
+    rerank = {"name": "r", "agent": "safety:rerank", "decode": True}
+    options = {"guidance_judge": "<labeller>", "rerank_candidates": 2}
+    run_methods(recipe_path=small(toy, "cringe/methods", methods=[{**rerank, "options": options}]), **job)
+    changed = small(toy, "cringe/methods", methods=[{**rerank, "options": {**options, "rerank_candidates": 3}}])
+    with pytest.raises(SafetyError, match="evaluation/r' began with other settings \\(options differ\\)"):
+        run_methods(recipe_path=changed, **job)
+    more = [{**rerank, "options": options}, {"name": "on", "agent": "safety:mle", "view": "plain"}]
+    report = run_methods(recipe_path=small(toy, "cringe/methods", methods=more), **job)
+    assert [s.name for s in report.systems] == ["base", "r", "on"], "a finished run takes a further method"
+
+
+def test_a_method_without_own_replies_of_both_kinds_is_left_out_and_said(toy, tmp_path, quick_judges, monkeypatch):
+    from parlai_safety.judges.verdict import scored
+
+    monkeypatch.setattr(jobs, "score", lambda judge, said, contexts: [scored(0.0)] * len(said))
+    methods = [
+        {"name": "Click", "agent": "safety:click", "view": "positive", "own": "pairs"},
+        {"name": "Click, again", "agent": "safety:click", "view": "positive", "start": "Click"},
+        {"name": "on", "agent": "safety:mle", "view": "plain"},
+    ]
+    path = small(toy, "cringe/methods", methods=methods)
+    report = run_methods(recipe_path=path, out=tmp_path / "run", seed=3, data=None, command="parlai safety_methods")
+    assert [s.name for s in report.systems] == ["base", "on"]
+    assert [line.split(" (")[0] for line in report.data["outcome"]] == ["Left out: Click", "Left out: Click, again"]
+    assert set(report.data["outcome"]) <= set(report.notes)
+    assert "Left out: Click" in jobs.summary(report, tmp_path / "run")
+
+
+def test_rounds_of_own_replies_are_counted_along_the_chain():
+    recipe = MethodsRecipe.read(resources.recipe("cringe/methods_real"))
+    names = ("base", "CRINGE", "CRINGE round 1", "CRINGE round 2", "pairwise CRINGE")
+    assert [methods._round(recipe, name) for name in names] == [0, 1, 2, 3, 1]
 
 
 def test_the_budget_is_one_for_all():

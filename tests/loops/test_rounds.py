@@ -115,8 +115,40 @@ def test_no_replies_of_one_kind_end_the_rounds(small, tmp_path, quick_judges, mo
     assert any("no replies of both kinds" in note for note in report.notes)
 
 
+def test_what_is_not_a_number_is_no_health(small, tmp_path, quick_judges, monkeypatch):
+    values = iter([1.0, float("nan")])
+
+    def sick(job, system, number):
+        return {"positive_nll": next(values), "loop_rate": 0.0, "canned_rate": 0.0}
+
+    monkeypatch.setattr(driver, "_health", sick)
+    report = run(small("cringe/rounds", count=3), tmp_path / "run")
+    assert report.data["chosen"] == "round 0" and "round 1 collapsed" in report.data["outcome"][1]
+    assert "Chosen: round 0." in jobs.summary(report, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"stop": {"positive_nll": "high"}}, "stop: positive_nll is 'high'"),
+        ({"method": {"cringe_alhpa": 1}}, "Did you mean 'cringe_alpha'"),
+        ({"method": {"view": "replly"}}, "Did you mean 'reply'"),
+        ({"method": {"agent": "safety:rerank"}}, "way of decoding another model"),
+        ({"method": {"steps": 0}}, "method: steps is 0"),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_anything_runs(small, changes, message):
+    with pytest.raises(SafetyError, match=message):
+        RoundsRecipe.read(small("cringe/rounds", **changes))
+
+
+def test_a_negative_number_of_rounds_is_refused(small, tmp_path):
+    with pytest.raises(SafetyError, match="--rounds is -2"):
+        run(small("cringe/rounds"), tmp_path / "run", rounds=-2)
+
+
 def test_a_recipe_with_another_kind_of_own_replies_is_refused(small):
-    with pytest.raises(SafetyError, match="own: 'both'"):
+    with pytest.raises(SafetyError, match="own is 'both'"):
         RoundsRecipe.read(small("cringe/rounds", method={"own": "both"}))
 
 

@@ -245,3 +245,26 @@ def test_the_split_of_a_conversation_never_changes():
 def test_real_data_have_the_documented_sizes(real_data):
     assert sum(len(messages("safety:labels", s, safety_datapath=str(real_data))) for s in SPLITS) == 14_000
     assert sum(len(messages("safety:pairs", s, safety_datapath=str(real_data))) for s in SPLITS) == 2_783
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"chosen": "", "rejected": "Go away."},
+        {"chosen": "Go away.", "rejected": "Go away."},
+        {"chosen": "Hello.", "rejected": "Go away.", "label": "unsafe"},
+    ],
+)
+def test_a_pair_that_says_nothing_is_refused(pair):
+    from parlai_safety.tasks.file.agents import read_row
+
+    with pytest.raises(SafetyError, match="row 1 has a pair that says nothing"):
+        read_row({"context": ["Hi"], **pair}, "row 1")
+
+
+def test_a_pair_of_a_file_has_its_rejected_reply_beside_it():
+    from parlai_safety.tasks.file.agents import read_row
+
+    row = read_row({"context": ["Hi"], "chosen": "Hello.", "rejected": "Go away.", "provenance": {"round": 1}}, "row 1")
+    assert (row.reply, row.unsafe) == ("Hello.", False)
+    assert row.fields == {"rejected": ["Go away."], "provenance": {"round": 1}}

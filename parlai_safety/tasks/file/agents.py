@@ -60,6 +60,9 @@ def read_row(row: dict[str, Any], where: str) -> Row:
     context = row_turns(row, "context", where) if "context" in row else _lines(row, where)
     if "chosen" in row:
         chosen, rejected = (str(row_field(row, name, str, where)) for name in ("chosen", "rejected"))
+        if not chosen.strip() or not rejected.strip() or chosen == rejected or _verdict(row, where):
+            rule = "'chosen' and 'rejected' are two texts, the first one safe"
+            raise bad_row(where, "a pair that says nothing", rule)
         return Row(context, chosen, False, {"rejected": [rejected], **_passed_on(row)})
     return Row(context, _reply(row, where), _verdict(row, where), _passed_on(row))
 
