@@ -94,6 +94,12 @@ class GuidedAgent(SafetyAgentMixin, Agent):
         """ParlAI options with which the base model is loaded: what the user typed, and what inference needs."""
         own = {*self.options_class.__dataclass_fields__, "model", "model_file", "override"}
         typed = {key: value for key, value in (self.opt.get("override") or {}).items() if key not in own}
+        if typed.get("generation") == "parlai":
+            raise SafetyError(
+                f"{type(self).__name__} came with --generation parlai",
+                "ParlAI's own search has no place for what guides a reply",
+                "Leave --generation out: the base model decodes with the batched sampler",
+            )
         fixed = {key: bool(self.opt.get(key, False)) for key in ("skip_generation", "interactive_mode")}
         where = {"datapath": self.opt["datapath"]} if self.opt.get("datapath") else {}
         return {**typed, **fixed, **where, "datatype": "valid"}

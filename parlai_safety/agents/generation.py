@@ -43,7 +43,8 @@ class Replies(NamedTuple):
 
     Attributes:
         position: of the context.
-        texts: n replies; an empty text where the model ended at once. Of a beam, best first, and maybe fewer than n.
+        texts: n replies; an empty text where the model ended at once. Of a beam, which is at least n wide, best first,
+            and maybe fewer than n. None at all for a context without text.
         scores: one a reply: log-probability over length penalty, nats.
     """
 
@@ -232,6 +233,8 @@ def sample_replies(
         )
     length = agent.label_truncate or 256
     decoding = decoding_of(agent, **{"max_length": length, **overrides, "samples": samples})
+    if decoding.method == "beam":
+        decoding = dataclasses.replace(decoding, beam_size=max(decoding.beam_size, samples))
     order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])), i))
     clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
     for start in range(0, len(order), batch_size):
@@ -240,13 +243,19 @@ def sample_replies(
         if not wanted:
             continue
         batch = _batch(agent, clones, [join_context(contexts[index]) for index in chosen])
+        answered = {} if batch.text_vec is None else dict(enumerate(map(int, batch.valid_indices)))
+        yield from (Replies(i, [], []) for j, i in enumerate(chosen) if j not in answered.values() and i in wanted)
+        if not answered:
+            if progress is not None:
+                progress(len(wanted))
+            continue
         device = batch.text_vec.device
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + start)
         agent.model.eval()
         found = _run(agent, batch, decoding, agent.get_prefix_tokens(batch), generator)
         lengths, scores, tokens = found.lengths.tolist(), found.scores.tolist(), found.tokens.cpu()
-        for row, place in enumerate(batch.valid_indices):
-            index = chosen[int(place)]
+        for row, place in answered.items():
+            index = chosen[place]
             if index not in known:
                 kept = [j for j, length in enumerate(lengths[row]) if length]
                 texts = [agent._v2t(tokens[row, j, : lengths[row][j]]) for j in kept]

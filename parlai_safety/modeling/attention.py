@@ -1,4 +1,6 @@
-"""ParlAI's multi-head attention through torch's `scaled_dot_product_attention`: same parameters, same numbers.
+"""ParlAI's multi-head attention through torch's `scaled_dot_product_attention`: one set of parameters.
+
+The numbers are the same but for rounding: ParlAI takes its softmax in fp32, in float64 models too, and this does not.
 
 ParlAI's own computes and keeps the scores of all pairs of tokens, a copy of the mask for each head and the softmax. The
 fused form keeps none of them where torch has a kernel for it, so that long contexts gain most. Left out: the third

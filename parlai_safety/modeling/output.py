@@ -193,10 +193,11 @@ def _part(model: Any, kernel: Kernel, states: Tensor, weights: Tensor, *table: T
 
 
 def _is_alone(kernel: Kernel, layer: LinearOutput, table: Sequence[Tensor]) -> bool:
-    """Whether logits are all that a kernel's gradient reaches; it is asked about one token."""
-    logits = torch.zeros(1, len(layer.weight), dtype=layer.states.dtype, device=layer.states.device)
+    """Whether logits are all that a kernel's gradient reaches; it is asked about one token of each label."""
+    asked = torch.stack([(table[1] == label).nonzero()[0, 0] for label in torch.unique(table[1])])
+    logits = torch.zeros(len(asked), len(layer.weight), dtype=layer.states.dtype, device=layer.states.device)
     with torch.enable_grad():
-        cost = kernel(logits.requires_grad_(), *(column[:1] for column in table)).loss
+        cost = kernel(logits.requires_grad_(), *(column[asked] for column in table)).loss.sum()
     nodes, leaves = [cost.grad_fn], set()
     while nodes:
         node = nodes.pop()

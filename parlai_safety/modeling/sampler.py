@@ -309,9 +309,14 @@ class _Live:
         """
         states = self._steps(self._tokens)
         if self._processors:
-            logits = self._logits(states)
+            raw = self._logits(states).float()
+            # What may not be said is no candidate of a processor, which removes all that it does not prefer.
+            allowed = raw.clone()
+            self._constraints(allowed, self._tokens[:, self._begins - 1 :], self.context_of_row)
+            forbidden, logits = allowed <= neginf(allowed.dtype), allowed
             for processor in self._processors:
                 logits = processor(logits, self.said)
+            logits = torch.where(forbidden, raw, logits.float())  # forbidden once more below, after the softmax
             return self._choose(choose, logits, slice(0, len(logits)))
         if self._block is None:
             self._block = max(LEAST_BLOCK, BLOCK_SCORES // self._logits(states[:1]).size(-1))
@@ -329,9 +334,13 @@ class _Live:
     def _choose(
         self, choose: Callable[[Tensor, slice], tuple[Tensor, ...]], logits: Tensor, rows: slice
     ) -> tuple[Tensor, ...]:
+        least = neginf(torch.float32)
+        removed = logits.float() <= least if self._processors else None
         if self._temperature != 1:
             logits = logits / self._temperature
         logprobs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+        if removed is not None:
+            logprobs.masked_fill_(removed, least)  # a temperature moves that score
         self._constraints(logprobs, self._tokens[rows, self._begins - 1 :], self.context_of_row[rows])
         return choose(logprobs, rows)
 

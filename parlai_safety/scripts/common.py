@@ -149,22 +149,42 @@ def _files_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the local files, and of the files in the local folders, that options name: weights, most of all."""
     from parlai_safety.files import sha256
 
-    found = {}
+    found: dict[str, str] = {}
     for name, value in sorted(options.items()):
         if not isinstance(value, str) or not value:
             continue
-        if Path(value).is_dir():
-            files = (file for file in sorted(Path(value).iterdir()) if file.is_file())
-            found.update({f"{name}/{file.name}": sha256(file) for file in files})
-            continue
-        # A file, or a judge or several, as in linear:FILE+toxicity:FILE.
-        for path in [value] if Path(value).is_file() else [part.partition(":")[2] for part in value.split("+")]:
-            if path and Path(path).is_file():
-                key = name if path == value else f"{name} {Path(path).name}"
-                found[key] = sha256(path)
-                beside = {ending: Path(f"{path}{ending}") for ending in BESIDE}
-                found.update({f"{key}{ending}": sha256(file) for ending, file in beside.items() if file.is_file()})
+        for key, path in _named_in(name, value):
+            found[key] = sha256(path)
+            beside = {ending: Path(f"{path}{ending}") for ending in BESIDE}
+            found.update({f"{key}{ending}": sha256(file) for ending, file in beside.items() if file.is_file()})
     return found
+
+
+def _named_in(name: str, value: str) -> list[tuple[str, Path]]:
+    """The files that an option's value names: itself, a folder's, or those of a judge, as in linear:FILE+hf:FOLDER."""
+    from parlai_safety.judges.spec import parse
+
+    if _exists(value):
+        places = [(name, Path(value))]
+    else:
+        try:
+            parts = parse(value) if ":" in value else []
+        except SafetyError:  # no judge, and so no file
+            parts = []
+        arguments = [(i, part.argument.strip()) for i, part in enumerate(parts, 1) if part.argument]
+        places = [(f"{name} {i}", Path(text)) for i, text in arguments if _exists(text)]
+    found: list[tuple[str, Path]] = []
+    for key, path in places:
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        found += [(f"{key}/{file.name}" if path.is_dir() else key, file) for file in files]
+    return found
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # a text that is too long for a name
+        return False
 
 
 def judges_of(specs: Sequence[str], *, timeout: float, cache: str | None) -> list[Any]:

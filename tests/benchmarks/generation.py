@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads would take time from those that work
 
 import torch
 from parlai.agents.transformer.transformer import TransformerGeneratorAgent
@@ -33,7 +34,7 @@ from parlai.core.params import ParlaiParser
 from parlai.utils import logging
 
 from parlai_safety import plugin
-from parlai_safety.agents.generation import decoding_of
+from parlai_safety.agents.generation import fast_generation
 from parlai_safety.modeling.sampler import Decoding, generate
 
 VOCABULARY, WIDTH, LAYERS, CONTEXT = 8000, 256, 4, 30
@@ -73,12 +74,11 @@ def make_batch(agent: Any, size: int) -> Any:
     return agent.batchify([agent.clone().observe(Message({"text": t, "episode_done": True})) for t in texts])
 
 
-def configure(agent: Any, tokens: int, **options: Any) -> Decoding:
-    """Set ParlAI's options, and return the decoding that they describe."""
+def configure(agent: Any, tokens: int, **options: Any) -> None:
+    """Set ParlAI's options."""
     agent.opt.update({"inference": "greedy", "beam_size": 1, "topp": 0.9, **options})
     agent.beam_size, agent.beam_min_length = agent.opt["beam_size"], tokens
     agent.beam_block_ngram = options.get("beam_block_ngram", -1)
-    return decoding_of(agent, max_length=tokens)
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -135,8 +135,11 @@ def main() -> None:
         assert int(found.lengths.min()) == args.tokens
         return int(found.lengths.sum())
 
-    def straight(beam_size: int) -> None:
-        replies, _ = agent._generate(batch, beam_size, args.tokens)
+    fast_generation(agent)
+
+    def search(kind: Any, beam_size: int) -> None:
+        """The whole `_generate` of a class of agent, as `eval_step` calls it."""
+        replies, _ = kind._generate(agent, batch, beam_size, args.tokens)
         assert min(len(reply[0]) for reply in replies) == args.tokens + 1  # ParlAI counts the start token
 
     searches: dict[str, dict[str, Any]] = {
@@ -147,8 +150,15 @@ def main() -> None:
     for name, options in searches.items():
         if args.only not in (None, name):
             continue
-        decoding, beam_size = configure(agent, args.tokens, **options), options.get("beam_size", 1)
-        found = compare(name, lambda b=beam_size: straight(b), lambda d=decoding: sample(d), args.repeats, tokens)
+        configure(agent, args.tokens, **options)
+        beam_size = options.get("beam_size", 1)
+        found = compare(
+            name,
+            lambda b=beam_size: search(TransformerGeneratorAgent, b),
+            lambda b=beam_size: search(type(agent), b),
+            args.repeats,
+            tokens,
+        )
         speedup[name] = found["ratio"]
         encoding = statistics.median(
             seconds(lambda: agent.model.encoder(*agent._encoder_input(batch))) for _ in range(5)

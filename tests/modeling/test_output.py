@@ -146,8 +146,8 @@ def test_no_scores_of_all_tokens_ever_exist(known, monkeypatch):
     states = torch.randn(11, 8, requires_grad=True)
     weighted_loss(model, states, *table(11), noting, chunk=4).loss.backward()
     assert max(rows_seen) == 4
-    # A known layer: one question about one token, then each chunk once. Another: each chunk in both directions.
-    assert sorted(rows_seen) == ([1, 3, 4, 4] if known else [3, 3, 4, 4, 4, 4])
+    # A known layer: one question about a token of each label, then each chunk once. Another: each in both directions.
+    assert sorted(rows_seen) == ([3, 3, 4, 4] if known else [3, 3, 4, 4, 4, 4])
 
 
 def test_the_generic_road_is_the_plain_form(monkeypatch):

@@ -20,9 +20,13 @@ def test_the_identity_of_a_model_holds_every_file_that_its_options_name(tmp_path
             "endpoint_url": "http://127.0.0.1:8000/v1",
             "word": "odd:",
             "topk": 10,
+            "judge": "hf:hf",
+            "spaced": f"linear: {tmp_path}/a.npz",
+            "long": "x:" + "y" * 5000,
             "empty": "",
         }
     )
     names = {"base_model": "model", "base_model.opt": "model.opt", "base_model.dict": "model.dict"}
-    names |= {"guidance_judge a.npz": "a.npz", "guidance_judge b.npz": "b.npz", "model_name/weights": "hf/weights"}
+    names |= {"guidance_judge 1": "a.npz", "guidance_judge 2": "b.npz", "model_name/weights": "hf/weights"}
+    names |= {"judge 1/weights": "hf/weights", "spaced 1": "a.npz"}
     assert found == {key: sha256(tmp_path / name) for key, name in names.items()}

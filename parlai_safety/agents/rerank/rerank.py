@@ -33,7 +33,7 @@ class RerankMixin(JudgedAgent):
     """
 
     def base_options(self) -> dict[str, Any]:
-        """As many hypotheses or samples as are compared; a beam that is wider stays so."""
+        """As many hypotheses or samples as are compared; a wider beam that was typed stays so."""
         options, wanted = super().base_options(), self.settings.rerank_candidates
         return options if wanted == 1 else {**options, "beam_size": max(wanted, int(options.get("beam_size", 1)))}
 
