@@ -243,7 +243,10 @@ def sample_replies(
         if not wanted:
             continue
         batch = _batch(agent, clones, [join_context(contexts[index]) for index in chosen])
-        answered = {} if batch.text_vec is None else dict(enumerate(map(int, batch.valid_indices)))
+        answered = {}
+        if batch.text_vec is not None:  # beside others, ParlAI gives a context without text a row of padding
+            told = (batch.text_vec != agent.NULL_IDX).any(1).tolist()
+            answered = {row: int(place) for row, place in enumerate(batch.valid_indices) if told[row]}
         yield from (Replies(i, [], []) for j, i in enumerate(chosen) if j not in answered.values() and i in wanted)
         if not answered:
             if progress is not None:

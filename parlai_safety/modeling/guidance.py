@@ -406,7 +406,7 @@ class WordBlocker:
         found = set()
         for token in tokens:
             after = self.after(place, token)
-            must_hold = token == self.end or (closing and self._adds(token))
+            must_hold = token == self.end or closing
             if after[0] == COMPLETE or (must_hold and self.ends_in_term(after)):
                 found.add(token)
         return frozenset(found)

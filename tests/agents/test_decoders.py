@@ -511,3 +511,74 @@ def test_a_partial_reply_without_a_score_is_not_taken_for_safe(base):
     safe = agent.p_safe([[GREETING]] * 2, [agent.dict.txt2vec(text) for text in ("a dim lamp", "a good lamp")])
     assert math.isnan(safe[0]) and safe[1] == 0.75
     assert acts(agent)[0]["guidance"]["unscored_partial"] > 0
+
+
+ALLOWED_LITTLE = {"fudge": {"fudge_tokens": 1}, "dexperts": {"dexperts_topp": 0.5}}
+"""Guided agents that leave the search few tokens, so that what is forbidden is what they prefer."""
+FORBIDDEN = ("lamp", "lamps", "good", "friend")
+
+
+@pytest.mark.parametrize("name", ALLOWED_LITTLE)
+@pytest.mark.parametrize("limit", ["least length", "n-grams", "block list"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
+def test_what_may_not_be_said_is_no_candidate_of_the_guidance(name, limit, temperature, base, rude, judge, tmp_path):
+    """What the guidance removes and what the search forbids have the same finite score, which a temperature moves."""
+    options = {
+        "least length": {"beam_min_length": 8},
+        "n-grams": {"beam_min_length": 6, "beam_block_ngram": 1},
+        "block list": {"beam_block_list_filename": listed(tmp_path, *FORBIDDEN)},
+    }[limit]
+    options |= {**needed(name, rude, judge, tmp_path), **ALLOWED_LITTLE[name], "temperature": temperature}
+    for inference in ({"inference": "greedy"}, {"inference": "nucleus"}, BEAM):
+        agent = guided(name, base, **options, **inference)
+        torch.manual_seed(3)
+        for text, score in (pair for act in acts(agent, CONTEXTS * 2) for pair in act["beam_texts"]):
+            words = text.split()
+            assert words and "__null__" not in words and not {*words} & {"__start__", "__end__"}, (inference, text)
+            assert abs(score) < 1e4, (inference, text, score)
+            if limit == "n-grams":
+                assert len(set(words)) == len(words), (inference, text)
+            if limit == "block list":
+                assert not set(FORBIDDEN) & set(words), (inference, text)
+            elif inference["inference"] != "greedy":  # ParlAI's greedy search has no least length
+                assert len(words) >= options["beam_min_length"], (inference, text)
+
+
+def test_the_anti_expert_answers_without_dropout(base, rude):
+    """It is loaded to be asked and not to be trained: what it says of a token does not depend on the draws."""
+    exact, loaded = (
+        [act["beam_texts"] for act in acts(guided("dexperts", base, anti_expert=rude, **BEAM, **more))]
+        for more in ({}, {"dropout": 0.5})
+    )
+    assert loaded == exact
+
+
+@pytest.fixture
+def silent(base, tmp_path, monkeypatch):
+    """An agent whose reply is always withheld, and a function that gives its conversation as the base model has it."""
+    words = [token for token in load_agent(base, loglevel="error").dict.tok2ind if token.isalnum()]
+    agent = guided("word_block", base, word_list=listed(tmp_path, *words))
+    monkeypatch.setattr(WordBlockAgent, "processors", lambda *_: [])
+
+    def turn(text, **more):
+        agent.observe(Message({"text": text, "episode_done": False, **more}))
+        history = list(agent.base.history.history_raw_strings)
+        act = agent.act()
+        assert "text" not in act and act["error"] == WITHHELD
+        return history
+
+    return turn
+
+
+def test_a_withheld_reply_ends_an_episode_like_any_other(silent):
+    assert silent(GREETING) == [GREETING]
+    assert silent(QUESTION, episode_done=True) == [GREETING, QUESTION]
+    assert silent(GREETING) == [GREETING]
+
+
+def test_beside_a_withheld_reply_the_label_is_remembered(silent):
+    """As ParlAI does in evaluation, where the conversation goes on from the label."""
+    label = ANSWERS[GREETING][1]
+    assert silent(GREETING, eval_labels=[label]) == [GREETING]
+    assert silent(QUESTION, eval_labels=["i like old tin"]) == [GREETING, label, QUESTION]
+    assert silent(QUESTION, episode_done=True) == [GREETING, label, QUESTION, "i like old tin", QUESTION]

@@ -209,3 +209,50 @@ def test_what_sample_replies_cannot_do_is_refused(agent):
     with pytest.raises(SafetyError, match="factual_nucleus"):
         next(sample_replies(agent, CONTEXTS, samples=2, seed=0))
     assert next(sample_replies(agent, CONTEXTS, samples=2, seed=0, method="topk")).texts
+
+
+@pytest.mark.parametrize("contexts", [[[]], [[""]], [[], ["  "]]], ids=str)
+def test_contexts_without_text_get_no_replies(agent, contexts):
+    """As ParlAI's agents, which do not answer an empty message; alone in their batch as well."""
+    new: list[int] = []
+    found = list(sample_replies(agent, contexts, samples=3, seed=1, method="nucleus", progress=new.append))
+    assert sorted(found) == [(i, [], []) for i in range(len(contexts))] and sum(new) == len(contexts)
+    resumed = sample_replies(agent, contexts, samples=3, seed=1, method="nucleus", known={0})
+    assert list(resumed) == [one for one in found if one.position != 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_among_others_a_context_without_text_shifts_no_reply(agent, batch_size):
+    alone = {one.position: one.texts for one in sample_replies(agent, CONTEXTS, samples=1, seed=1)}
+    mixed = [[], *CONTEXTS[:3], [""], *CONTEXTS[3:]]
+    found = list(sample_replies(agent, mixed, samples=1, seed=1, batch_size=batch_size))
+    texts = {one.position: one.texts for one in found}
+    assert len(found) == len(texts) == len(mixed) and texts.pop(0) == texts.pop(4) == []
+    assert list(dict(sorted(texts.items())).values()) == [alone[i] for i in range(len(CONTEXTS))]
+
+
+class Ending:
+    """Makes replies end, so that a beam has as many as it is wide."""
+
+    def begin(self, context_of_row):
+        pass
+
+    def __call__(self, logits, tokens):
+        return logits.index_add(1, torch.tensor([2]), torch.full((len(logits), 1), 10.0))
+
+    def select(self, rows):
+        pass
+
+
+def test_a_beam_is_as_wide_as_the_replies_that_are_wanted(agent):
+    """Whatever the options say of its width; a wider one gives its best."""
+    agent.logits_processors = lambda batch: [Ending()]
+    assert agent.beam_size == 1
+    for one in sample_replies(agent, CONTEXTS, samples=5, seed=1, method="beam"):
+        assert len(one.texts) == len(one.scores) == 5 and one.scores == sorted(one.scores, reverse=True)
+        assert len(set(one.scores)) > 1
+    wide, narrow = (
+        {one.position: one for one in sample_replies(agent, CONTEXTS, samples=n, seed=1, method="beam", beam_size=5)}
+        for n in (5, 2)
+    )
+    assert all(one.texts == wide[i].texts[:2] for i, one in narrow.items())

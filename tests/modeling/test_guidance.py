@@ -388,3 +388,8 @@ def test_rows_keep_their_places_when_they_move():
     processor.select(torch.tensor([1, 0, 0]))
     scores = processor(torch.zeros(3, 4), torch.tensor([[3, 3], [1, 1], [1, 3]]))
     assert (scores == REMOVED).nonzero().tolist() == [[1, 2]]
+
+
+def test_a_silent_token_at_the_last_position_does_not_close_a_reply_on_a_listed_word():
+    blocker = WordBlocker(["dim"], [b"", b" dim", b"mer", b" lamp", b"<s>"], end=END, silent=[4])
+    assert blocked_of(blocker, [1], last=True) == {END, 1, 3, 4}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from parlai_safety.losses.cringe import cringe_rows
 from parlai_safety.losses.rows import RowLosses
 from parlai_safety.modeling import output as output_module
+from parlai_safety.modeling.cringe_output import cringe_weighted_loss
 from parlai_safety.modeling.output import (
     LinearGradients,
     LinearOutput,
@@ -329,3 +330,41 @@ def test_it_takes_the_cringe_kernel():
     losses = [weighted_loss(model, states, *table(9), rows, chunk=c, columns=(draws,)).loss for c in (9, 2)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-12, atol=0)
     assert isinstance(make_seq2seq(), Seq2seq)
+
+
+@pytest.mark.parametrize("label", [0, -1])
+def test_parameters_that_only_a_later_label_uses_get_their_gradient(label):
+    """The batch begins with another label, and so would a question about its first token alone."""
+    model = make_transformer().double()
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+
+    def scaled(logits: Tensor, targets: Tensor, labels: Tensor) -> RowLosses:
+        rows, mine = ce_rows(logits, targets, labels), labels == label
+        # Without such a row the parameter is not even part of the graph.
+        return rows._replace(loss=torch.where(mine, rows.loss * scale, rows.loss)) if mine.any() else rows
+
+    states = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
+    targets, labels, weights = table(9)
+    labels[:4], labels[6] = 1, label
+    rest = (targets, labels, weights)
+    plain, found = (
+        gradients(model, weighted_loss(model, states, *rest, scaled, chunk=chunk).loss, states, scale)
+        for chunk in (100, 3)
+    )
+    assert plain["1"].abs() > 1e-3
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-10, atol=1e-13, msg=name)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_tie_for_the_best_score_counts_as_correct_on_cringes_quick_road_too(label):
+    """All scores equal, then the target below one other: the plain form says what is correct."""
+    weight, draws = torch.ones(7, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    weight[5] = 2.0
+    states = torch.tensor([[0.0], [0.0], [1.0], [-1.0]], dtype=torch.float64).expand(4, 3).contiguous()
+    layer = LinearOutput(states.requires_grad_(), weight.requires_grad_(), None, None)
+    targets, labels = torch.tensor([0, 5, 0, 0]), torch.full((4,), label)
+    more: Any = {"k": 2, "detach_positive": False}
+    found = cringe_weighted_loss(layer, targets, labels, torch.ones(4), draws, **more, chunk=3).rows.correct
+    assert found.tolist() == cringe_rows(states @ weight.T, targets, labels, draws, **more).correct.tolist()
+    assert found.tolist() == [True, True, False, True]

@@ -325,3 +325,58 @@ def test_what_does_not_fit_is_refused(plain):
     with pytest.raises(SafetyError, match="training mode"):
         generate(plain.model, inputs, Decoding(), **names)
     plain.model.eval()
+
+
+@pytest.mark.parametrize("left", [(2,), (2, 7)], ids=["the end", "the end and a word"])
+@pytest.mark.parametrize("beam_size", [4, 8])
+def test_a_beam_wider_than_the_tokens_that_are_left(plain, left, beam_size):
+    """Its other places hold what is forbidden, and an end token there completes nothing."""
+    others = tuple((token,) for token in range(WORDS + len(SPECIAL)) if token not in left)
+    decoding = Decoding(**{**BEAM, "beam_size": beam_size, "min_length": 0, "blocked": others})
+    for some in assert_same(plain, make_batch(plain, 3), decoding):
+        assert some and all(set(tokens) <= set(left) and score > -1e3 for tokens, score in some)
+        assert len({tuple(tokens) for tokens, _ in some}) == len(some) <= (1 if left == (2,) else MAX_LENGTH)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_long_beams_are_parlais_too(name, tmp_path):
+    """Long enough for the caches of keys and values to grow twice."""
+    kind, options = MODELS[name]
+    agent = make_agent(tmp_path, kind, **options)
+    decoding = Decoding(**{**BEAM, "beam_size": 3, "max_length": 38, "min_length": 35, "block_ngram": 2})
+    assert len(assert_same(agent, make_batch(agent, 2), decoding)[0][0][0]) > 35
+
+
+@pytest.mark.parametrize("method", [GREEDY, BEAM], ids=["greedy", "beam"])
+def test_each_block_meets_the_prefix_and_the_context_of_its_own_rows(plain, method, monkeypatch):
+    batch, prefix = make_batch(plain, 7), torch.arange(5, 19).view(7, 2)
+    blocks = Decoding(**method, context_block_ngram=1)
+    expected = found_by_us(plain, batch, blocks), found_by_us(plain, batch, Decoding(**method), prefix=prefix)
+    monkeypatch.setattr(sampler, "LEAST_BLOCK", 3)
+    monkeypatch.setattr(sampler, "BLOCK_SCORES", 1)
+    found = found_by_us(plain, batch, blocks), found_by_us(plain, batch, Decoding(**method), prefix=prefix)
+    for ours, wanted in zip(found, expected, strict=True):
+        assert [[tokens for tokens, _ in some] for some in ours] == [[tokens for tokens, _ in some] for some in wanted]
+    for row, (free, forced) in enumerate(zip(*found, strict=True)):
+        assert not any(set(tokens) & set(batch.text_vec[row].tolist()) - {2} for tokens, _ in free)
+        assert all(tokens[:2] == prefix[row].tolist() for tokens, _ in forced)
+
+
+def test_the_state_of_a_plain_decoder_is_reordered_once_between_two_steps(tmp_path, monkeypatch):
+    """As in ParlAI's search, which does so whether rows move or not, so that a model may count on it."""
+    kind, options = MODELS["gru with attention"]
+    agent, reordered = make_agent(tmp_path, kind, **options), []
+    original = agent.model.reorder_decoder_incremental_state
+
+    def noting(state, rows):
+        reordered.append(rows.tolist())
+        return original(state, rows)
+
+    monkeypatch.setattr(agent.model, "reorder_decoder_incremental_state", noting)
+    with torch.no_grad():
+        steps = PlainSteps(agent.model, agent.model.encoder(*agent._encoder_input(make_batch(agent, 3))), 3)
+        for length in range(1, 4):
+            steps(torch.ones((3, length), dtype=torch.int64))
+        steps.select(torch.tensor([2, 0]))
+        steps(torch.ones((2, 4), dtype=torch.int64))
+    assert reordered == [[0, 1, 2], [0, 1, 2], [2, 0]]
