@@ -142,8 +142,9 @@ def test_a_model_that_says_neither_word_gives_no_score(chat: str) -> None:
 
     judge._first_token_probabilities = seen  # type: ignore[method-assign]
     p_unsafe(judge)
-    middle = sorted(masses)[2]
-    judge.least_mass = middle
+    ranked = sorted(masses)
+    assert ranked[2] - ranked[1] > 1e-9
+    judge.least_mass = (ranked[1] + ranked[2]) / 2  # not one of them: the last bit may differ between two calls
     verdicts = judge.score(REPLIES, CONTEXTS, BOTS)  # type: ignore[arg-type]
     assert [verdict.p_unsafe is None for verdict in verdicts].count(True) == 2
     assert any("would begin with 'safe' or 'unsafe' with probability" in (v.reason or "") for v in verdicts)
