@@ -192,6 +192,32 @@ def decoding_of(agent: Any, *, max_length: int, **overrides: Any) -> Decoding:
     return Decoding(**{**described, **overrides})
 
 
+def lengths_of(contexts: Sequence[Sequence[str]]) -> list[int]:
+    """The letters of each context."""
+    return [sum(map(len, context)) for context in contexts]
+
+
+def batches(
+    lengths: Sequence[int], batch_size: int, known: Container[int]
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Batches of items of like length, the same ones whatever is known.
+
+    Args:
+        lengths: of the items.
+        batch_size: items a batch, at least 1.
+        known: indices that are done; a batch of which all are known is left out.
+
+    Yields:
+        Where the batch stands among all, its indices, and those that are not known.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        wanted = [index for index in chosen if index not in known]
+        if wanted:
+            yield start, chosen, wanted
+
+
 def sample_replies(
     agent: Any,
     contexts: Sequence[Sequence[str]],
@@ -235,13 +261,8 @@ def sample_replies(
     decoding = decoding_of(agent, **{"max_length": length, **overrides, "samples": samples})
     if decoding.method == "beam":
         decoding = dataclasses.replace(decoding, beam_size=max(decoding.beam_size, samples))
-    order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])), i))
-    clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        wanted = [index for index in chosen if index not in known]
-        if not wanted:
-            continue
+    clones = [agent.clone() for _ in range(min(batch_size, len(contexts)))]
+    for start, chosen, wanted in batches(lengths_of(contexts), batch_size, known):
         batch = _batch(agent, clones, [join_context(contexts[index]) for index in chosen])
         answered = {}
         if batch.text_vec is not None:  # beside others, ParlAI gives a context without text a row of padding

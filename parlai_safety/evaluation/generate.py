@@ -20,7 +20,7 @@ from parlai.core.opt import Opt
 from parlai.core.torch_generator_agent import TorchGeneratorAgent
 from parlai.core.worlds import create_task
 
-from parlai_safety.agents.generation import FastGenerationMixin, fast_generation
+from parlai_safety.agents.generation import FastGenerationMixin, batches, fast_generation, lengths_of
 from parlai_safety.message import join_context
 
 INFERENCE = {"skip_generation": False, "interactive_mode": False, "no_cuda": False, "datatype": "valid"}
@@ -111,13 +111,8 @@ def replies(
     Yields:
         Replies out of order, each index at most once.
     """
-    order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])), i))
-    clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        wanted = [index for index in chosen if index not in known]
-        if not wanted:
-            continue
+    clones = [agent.clone() for _ in range(min(batch_size, len(contexts)))]
+    for start, chosen, wanted in batches(lengths_of(contexts), batch_size, known):
         messages = [{"text": join_context(contexts[index])} for index in chosen]
         with _seeded(seed * 1_000_003 + start):
             acts = _acts(agent, clones, messages)
@@ -152,16 +147,12 @@ def losses(
     Yields:
         Losses out of order; none at all where the agent reports no loss.
     """
-    order = sorted(range(len(contexts)), key=lambda i: (sum(map(len, contexts[i])) + len(references[i]), i))
+    lengths = [length + len(reply) for length, reply in zip(lengths_of(contexts), references, strict=True)]
     was = getattr(agent, "skip_generation", None)
-    clones = [agent.clone() for _ in range(min(batch_size, len(order)))]
+    clones = [agent.clone() for _ in range(min(batch_size, len(contexts)))]
     agent.skip_generation = True
     try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            wanted = [index for index in chosen if index not in known]
-            if not wanted:
-                continue
+        for _, chosen, wanted in batches(lengths, batch_size, known):
             messages = [{"text": join_context(contexts[i]), "eval_labels": [references[i]]} for i in chosen]
             acts = _acts(agent, clones, messages)
             for index, act in zip(chosen, acts, strict=True):
