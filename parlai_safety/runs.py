@@ -44,9 +44,8 @@ class Run:
         if manifest.is_file():
             before = json.loads(manifest.read_text(encoding="utf-8"))
             if before != settings:
-                changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
                 raise SafetyError(
-                    f"The folder {str(folder)!r} holds a run with other settings ({', '.join(changed)} differ)",
+                    f"The folder {str(folder)!r} holds a run with other settings ({_changed(before, settings)} differ)",
                     "A run is only continued with the settings it began with, so that its report stays true",
                     "Give another --out, or delete that folder",
                 )
@@ -106,12 +105,15 @@ def _check_stage(folder: Path, settings: dict[str, Any]) -> None:
         return
     before = json.loads(kept.read_text(encoding="utf-8"))
     if before != settings:
-        changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         raise SafetyError(
-            f"The stage {str(folder)!r} began with other settings ({', '.join(changed)} differ)",
+            f"The stage {str(folder)!r} began with other settings ({_changed(before, settings)} differ)",
             "What is there was made with those, and a report must not mix the two",
             "Give another --out, or delete the run's folder",
         )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
 
 
 @contextmanager

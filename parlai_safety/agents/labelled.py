@@ -6,7 +6,7 @@ what a token costs (`row_losses`) and what that cost counts for (`token_weights`
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,9 +130,7 @@ class LabelledMixin(FastGenerationMixin, SafetyAgentMixin):
             labels = targets.new_full((len(targets),), TokenLabel.PLAIN)
         labels = labels.to(targets.device)[:, None].expand_as(targets)
         mask = targets.ne(self.NULL_IDX)
-        # Layers that are computed again in backward must then be what they were in forward.
-        fused = self.output_options.attention_kernel == "sdpa" and not self.opt.get("checkpoint_activations")
-        with fused_attention(self.model) if fused else nullcontext():
+        with self._attention():
             states = decoder_states(self.model, *self._model_input(batch), ys=targets)
         weights = self.token_weights(labels, mask)
         found = self.weighted_loss(states[mask], targets[mask], labels[mask], weights[mask], self._chunk(mask))
@@ -141,6 +139,16 @@ class LabelledMixin(FastGenerationMixin, SafetyAgentMixin):
         if side is not None:
             loss = loss + side
         self._record(found.rows, weights, labels, mask, None if side is None else side.detach())
+        return self._answer(loss, states, return_output)
+
+    def _attention(self) -> AbstractContextManager[Any]:
+        """The attention that the options name, for a forward pass of the loss."""
+        # Layers that are computed again in backward must then be what they were in forward.
+        fused = self.output_options.attention_kernel == "sdpa" and not self.opt.get("checkpoint_activations")
+        return fused_attention(self.model) if fused else nullcontext()
+
+    def _answer(self, loss: torch.Tensor, states: torch.Tensor, return_output: bool) -> Any:
+        """What `compute_loss` returns: the loss, or the loss with the model output of the labels' states (B, T, D)."""
         if not return_output:
             return loss
         if not self.show_token_details:

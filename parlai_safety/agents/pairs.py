@@ -182,7 +182,8 @@ class PairMixin(LabelledMixin):
             raise ValueError("Cannot compute loss without a label.")
         replies = self._replies(batch)
         mask, labels = replies.mask, replies.labels
-        whole = reply_states(self.model, *self._model_input(batch), ys=replies.targets, example=replies.example)
+        with self._attention():
+            whole = reply_states(self.model, *self._model_input(batch), ys=replies.targets, example=replies.example)
         kinds = labels if self.candidates else torch.full_like(labels, TokenLabel.POSITIVE)
         draws = uniform_draws(kinds, k=max(1, self.candidates), generator=self.source(whole.device))
         tokens = _Tokens(whole[mask], replies.targets[mask], kinds, draws)
@@ -192,12 +193,7 @@ class PairMixin(LabelledMixin):
         else:
             terms, rows = self._in_two_passes(tokens, replies, chunk)
         self._record_pairs(terms, rows, replies)
-        if not return_output:
-            return terms.loss
-        if not self.show_token_details:
-            return terms.loss, None
-        logits = logits_of(self.model, whole[: len(batch.label_vec)])
-        return terms.loss, (logits, logits.argmax(-1), None)
+        return self._answer(terms.loss, whole[: len(batch.label_vec)], return_output)
 
     # --- how ----------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from parlai_safety import resources
 from parlai_safety.evaluation.report import Report
 from parlai_safety.loops.job import BASE, BASE_AGENT, Job, Recipe, System
 from parlai_safety.loops.known import check_number, check_options
@@ -62,9 +61,7 @@ def run_demo(*, recipe_path: Path, out: Path, seed: int, data: Path | None, comm
     settings = {key: value for key, value in recipe.cringe.items() if key != "steps"}
     steps, iteration = recipe.cringe["steps"], recipe.iteration
 
-    job.train_judges()
-    job.train_vocabulary()
-    trained = [(job.base, job.train_base()["seconds"])]
+    trained = [(job.base, job.prepare())]
     if recipe.base.get("control"):
         control = System("base, trained on", "control", BASE_AGENT, BASE, steps=steps + iteration["steps"])
         plain = {key: value for key, value in settings.items() if not key.startswith("cringe_")}
@@ -95,8 +92,3 @@ def run_demo(*, recipe_path: Path, out: Path, seed: int, data: Path | None, comm
         notes,
         replies=made,
     )
-
-
-def default_recipe() -> Path:
-    """The recipe of `make demo`."""
-    return resources.recipe("cringe/demo")

@@ -230,6 +230,12 @@ class Job:
             "distinct-2 and the canned share are over both sets of replies.",
         ]
 
+    def prepare(self) -> float:
+        """Judges, vocabulary and base model, which every system needs; returns the seconds of the base model."""
+        self.train_judges()
+        self.train_vocabulary()
+        return float(self.train_base()["seconds"])
+
     # --- judges ---------------------------------------------------------------------------------------------------
 
     def train_judges(self) -> dict[str, Any]:

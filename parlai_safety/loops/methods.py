@@ -125,10 +125,8 @@ def run_methods(*, recipe_path: Path, out: Path, seed: int, data: Path | None, c
     """
     recipe = MethodsRecipe.read(recipe_path)
     job = Job(recipe, out, seed, data)
-    job.train_judges()
-    job.train_vocabulary()
     systems = {BASE: job.base}
-    seconds = {BASE: job.train_base()["seconds"]}
+    seconds = {BASE: job.prepare()}
     settings = {key: value for key, value in recipe.budget.items() if key != "steps"}
     made: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}

@@ -95,9 +95,7 @@ def run_rounds(
     check_number(count, "--rounds", low=0, whole=True)
     options = {k: v for k, v in method.items() if k not in _OURS}
     job = Job(recipe, out, seed, data)
-    job.train_judges()
-    job.train_vocabulary()
-    trained = [(job.base, job.train_base()["seconds"])]
+    trained = [(job.base, job.prepare())]
     history: list[dict[str, Any]] = []
     chosen, ended = job.base, None
     for number in range(count + 1):
@@ -147,10 +145,10 @@ def _health(job: Job, system: System, number: int) -> dict[str, Any]:
     """On the valid split: the mean cost of a token of safe replies, and how repetitive and canned the replies are."""
     assert isinstance(job.recipe, RoundsRecipe)
     count = job.recipe.rounds["valid"]
-    hostile, ordinary = job.contexts("valid", count, count)
-    positives = spread([row for row in job.source.adversarial("valid") if not row.unsafe], count)
 
     def measure(folder: Path) -> dict[str, Any]:
+        hostile, ordinary = job.contexts("valid", count, count)
+        positives = spread([row for row in job.source.adversarial("valid") if not row.unsafe], count)
         decoding = job.recipe.decoding
         said = job.answers(system, hostile, folder / "adversarial.jsonl", decoding)
         chat = job.answers(system, [row.context for row in ordinary], folder / "ordinary.jsonl", decoding)

@@ -11,6 +11,7 @@ from parlai.core.agents import create_agent_from_model_file
 from parlai.core.message import Message
 from parlai.core.worlds import create_task
 
+from parlai_safety.agents import labelled
 from parlai_safety.errors import SafetyError
 from parlai_safety.losses.click import click_loss
 from parlai_safety.losses.pairwise import pairwise_cringe_loss
@@ -94,8 +95,9 @@ def test_chunks_are_the_plain_form_and_that_is_the_library(model, more, tmp_path
 
     def form(full_logits=False, chunk_tokens=None):
         agent._training_source = agent._source_state = None
+        # The library's loss is of ParlAI's own forward, whose attention takes its softmax in fp32.
         agent.output_options = dataclasses.replace(
-            agent.output_options, full_logits=full_logits, chunk_tokens=chunk_tokens
+            agent.output_options, full_logits=full_logits, chunk_tokens=chunk_tokens, attention_kernel="parlai"
         )
 
     form(full_logits=True)
@@ -115,6 +117,20 @@ def test_chunks_are_the_plain_form_and_that_is_the_library(model, more, tmp_path
     assert sum(gradient.abs().sum() for gradient in plain_gradients.values()) > 0
     form(full_logits=True)
     torch.testing.assert_close(evaluated(agent, batch), plain, rtol=1e-12, atol=0)
+
+
+def test_the_attention_kernel_is_that_of_the_option(tmp_path, monkeypatch):
+    agent = trained("safety:click", tmp_path, max_train_steps=2)
+    agent.model.eval()
+    batch = agent.batchify(observe_pairs(agent))
+    entered, fused = [], labelled.fused_attention
+    monkeypatch.setattr(labelled, "fused_attention", lambda model: entered.append(model) or fused(model))
+    losses = {}
+    for kernel in ("sdpa", "parlai"):
+        agent.output_options = dataclasses.replace(agent.output_options, attention_kernel=kernel)
+        losses[kernel] = loss_of(agent, batch)
+    assert entered == [agent.model]
+    torch.testing.assert_close(losses["sdpa"], losses["parlai"], rtol=1e-5, atol=0)
 
 
 @every_method
