@@ -15,7 +15,7 @@ import json
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -317,7 +317,7 @@ class Job:
                 model=system.agent,
                 task=",".join(tasks),
                 multitask_weights=list(tasks.values()) if len(tasks) > 1 else [1],
-                **{**self._model_options(), **options, **(system.options or {}), **more},
+                **{**self._model_options(tasks), **options, **(system.options or {}), **more},
             )
             return {"steps": system.steps}
 
@@ -332,7 +332,7 @@ class Job:
         options = {key: relative(value) for key, value in (system.options or {}).items()}
         return {**asdict(system), "own": relative(system.own), "options": options}
 
-    def _model_options(self) -> dict[str, Any]:
+    def _model_options(self, tasks: Collection[str]) -> dict[str, Any]:
         vocabulary = self.folder / "vocabulary"
         learnt: dict[str, Any] = {
             "dict_tokenizer": "bytelevelbpe",
@@ -345,7 +345,7 @@ class Job:
             "skip_generation": True,
             **self.recipe.model,
             **self.recipe.optimisation,
-            **self.source.task_options,
+            **self.source.options_of(tasks),
         }
 
     def agent(self, system: System, **decoding: Any) -> Any:

@@ -7,7 +7,7 @@ Training uses the split "train" alone; what is reported is measured on "test".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +71,10 @@ class Source:
                 "negative" (unsafe replies alone, as if they were to be followed: what an anti-expert learns from).
         """
         raise NotImplementedError
+
+    def options_of(self, tasks: Collection[str]) -> dict[str, Any]:
+        """The ParlAI options of these tasks alone: ParlAI refuses one that no task of a command knows."""
+        return dict(self.task_options)
 
     def ordinary(self, split: str) -> Iterator[Row]:
         """Ordinary talk of a split, without verdicts."""
@@ -164,6 +168,14 @@ class FolderSource(Source):
         """Ordinary talk, which has no verdicts, and labelled replies in that view."""
         labelled = {_viewed("safety:labels", view): self._weight}
         return labelled if view == "negative" else {"safety:chat": 1.0, **labelled}
+
+    def options_of(self, tasks: Collection[str]) -> dict[str, Any]:
+        """As the base class says."""
+        return {
+            name: value
+            for name, value in self.task_options.items()
+            if name != "chat_max_dialogues" or "safety:chat" in tasks
+        }
 
     def ordinary(self, split: str) -> Iterator[Row]:
         """Turns of ordinary dialogues."""

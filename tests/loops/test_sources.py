@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from parlai.scripts.train_model import TrainModel
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.suites import distinct_contexts
@@ -57,3 +58,19 @@ def test_the_contradiction_set_has_no_leak_and_judges_of_its_own(tmp_path):
     )[0].p_unsafe is not None  # fmt: skip
     assert source.tasks("reply") == {"safety:tiny:ordinary": 1.0, "safety:contradiction": 1.0}
     assert set(source.hashes) != set(source_of(None).hashes)
+
+
+@pytest.mark.parametrize("data", ["shipped", "contradiction", "folder"])
+def test_every_view_is_trained_with_options_that_its_tasks_know(data, tmp_path):
+    """ParlAI refuses an option of a task that a command does not name."""
+    if data == "folder":
+        for name in ("safety_labels.jsonl.gz", "ordinary_dialogue.jsonl.gz"):
+            (tmp_path / name).write_bytes(b"")
+        source = source_of(tmp_path, chat_max_dialogues=10)
+    else:
+        source = source_of(Path("contradiction") if data == "contradiction" else None)
+    for view in ("plain", "reply", "positive", "negative"):
+        tasks = source.tasks(view)
+        options = source.options_of(tasks)
+        opt = TrainModel.setup_args().parse_kwargs(model="safety:mle", task=",".join(tasks), **options)
+        assert ("chat_max_dialogues" in opt) == ("safety:chat" in tasks)
