@@ -20,4 +20,4 @@ wait "$first" || failed=1
 one 3 || failed=1
 wait "$second" || failed=1
 [ -z "$failed" ] || { echo "a run failed or was stopped; see runs/$name-*.log" >&2; exit 1; }
-"$parlai" safety_results --runs "runs/$name-1" "runs/$name-2" "runs/$name-3"
+"$parlai" safety_results --runs "runs/$name-1" "runs/$name-2" "runs/$name-3" --against "trained on"
