@@ -11,6 +11,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 TORCH := torch==2.13.0
 SEED ?= 1
+# One test process more than cores: some tests wait for a subprocess, a server or the disk.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 OUT ?= $(if $(DATA),runs/demo-data,runs/demo)
 
 # Python never caches bytecode where this is set, and every start of `parlai` then takes seconds longer.
@@ -35,10 +37,10 @@ demo: setup
 	$(BIN)/parlai safety_demo --out $(OUT) --seed $(SEED) $(if $(DATA),--data $(DATA))
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not gpu and not network" $(ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not network" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not network" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from parlai_safety import inventory
+from parlai_safety.agents.causal import CausalOptions
 from parlai_safety.agents.cringe.cringe import CringeOptions
 from parlai_safety.agents.labelled import OutputOptions
 from parlai_safety.options import options_table
 from tests.conftest import ROOT
+from tests.tiny_causal import tiny_causal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -38,6 +40,8 @@ def test_the_tables_of_the_methods_are_the_codes():
                 found += 1
     assert found == 12
     assert options_table(OutputOptions) in page
+    causal = (ROOT / "projects" / "second_door" / "CAUSAL_LM.md").read_text(encoding="utf-8")
+    assert options_table(CausalOptions) in causal
 
 
 def test_no_command_is_longer_than_a_line():
@@ -51,13 +55,24 @@ def test_every_path_that_is_named_exists():
         assert (ROOT / path).exists(), path
 
 
+@pytest.fixture(scope="module")
+def hf_model(tmp_path_factory):
+    """What a reader's HF_MODEL names."""
+    return tiny_causal(tmp_path_factory.mktemp("hf_model"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block.split("\n")[0][:40])
-def test_the_commands_run(block, tmp_path_factory):
+def test_the_commands_run(block, hf_model, tmp_path_factory):
     """All blocks but the first, which clones and runs the whole job, in one folder and in order."""
     folder = tmp_path_factory.getbasetemp() / "readme"
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "HF_MODEL": str(hf_model),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block],
         cwd=folder,

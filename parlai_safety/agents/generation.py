@@ -68,7 +68,8 @@ class FastGenerationMixin:
     """Put this before a `TorchGeneratorAgent` class: it answers with the batched sampler.
 
     An agent that has a method `logits_processors(batch)` has what it returns applied at each step; the search of ParlAI
-    knows no such thing, so there such an agent cannot fall back on it.
+    knows no such thing, so there such an agent cannot fall back on it. An agent's `also_end` names further tokens that
+    end a reply, which ParlAI's search takes for others.
     """
 
     @classmethod
@@ -307,6 +308,7 @@ def _run(
         start=agent._get_initial_decoder_input(1, 1, vectors.device)[0].tolist(),
         end=agent.END_IDX,
         null=agent.NULL_IDX,
+        also_end=getattr(agent, "also_end", ()),
         context=context,
         prefix=prefix,
         processors=agent.logits_processors(batch) if hasattr(agent, "logits_processors") else (),

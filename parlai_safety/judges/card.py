@@ -169,6 +169,8 @@ def card_path(judge: Judge) -> Path:
 
 def _file(judge: Judge) -> Path | None:
     """The one local file that a judge is, or None."""
+    if isinstance(file := getattr(judge, "file", None), Path):  # a judge of the zoo, whose specification is a name
+        return file
     kind, _, name = judge.spec.partition(":")
     # Of a combination, what follows the first colon is no file.
     return Path(name) if kind in WITH_FILES and Path(name).is_file() else None

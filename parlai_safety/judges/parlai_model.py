@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import sha256
@@ -28,6 +28,7 @@ from parlai_safety.judges.verdict import (
     judged,
 )
 
+CONTEXT_TURNS = 4
 UNSAFE_NAMES = frozenset({"notok", "unsafe", "neg", "negative", "bad", "toxic", "offensive", "hate", "hateful"})
 _NO_JOINTS = str.maketrans("", "", " _-")
 
@@ -57,7 +58,7 @@ class ParlaiJudge:
         model_file: str,
         *,
         threshold: float = 0.5,
-        context_turns: int = 4,
+        context_turns: int = CONTEXT_TURNS,
         batch_size: int = 32,
         unsafe_class: str | None = None,
         datapath: str | None = None,
@@ -178,10 +179,12 @@ def load_spec(argument: str | None, threshold: float | None, datapath: str | Non
 def load_zoo_spec(argument: str | None, threshold: float | None, datapath: str | None) -> Judge:
     """Load `zoo:NAME`: a judge of our registry as `zoo:safety/NAME[/FILE]`, or any classifier of ParlAI's zoo.
 
-    A file that ends in .npz is a linear judge, anything else a ParlAI model; without a FILE it is `model`.
+    A file that ends in .npz is a linear judge, anything else a ParlAI model; without a FILE the entry's main
+    file is meant. A ParlAI model reads as many turns as its entry says.
 
     Raises:
-        SafetyError: our registry does not list the name, a download fails, or the file is no judge.
+        SafetyError: our registry does not list the name, the model was not built yet, a download fails, or the file is
+            no judge.
     """
     name = argument or ""
     if not name.startswith("safety/"):
@@ -189,19 +192,23 @@ def load_zoo_spec(argument: str | None, threshold: float | None, datapath: str |
     from parlai_safety import zoo
 
     _, model, *rest = name.split("/")
-    path = zoo.download(model, datapath or _default_datapath()).joinpath(*rest or ["model"])
+    found = zoo.entry(model)
+    path = zoo.download(model, datapath or default_datapath()).joinpath(*rest or [found.model])
+    judge: Any
     if path.suffix == ".npz":
         from parlai_safety.judges.linear import LinearJudge
 
-        linear = LinearJudge.load(path, threshold=threshold)
-        linear.spec = f"zoo:{name}"
-        return linear
-    judge = load_spec(str(path), threshold, datapath)
-    judge.spec = f"zoo:{name}"
-    return judge
+        judge = LinearJudge.load(path, threshold=threshold)
+    else:
+        turns = found.context_turns or CONTEXT_TURNS
+        judge = ParlaiJudge(
+            str(path), threshold=0.5 if threshold is None else threshold, context_turns=turns, datapath=datapath
+        )
+    judge.spec, judge.file = f"zoo:{name}", path
+    return cast(Judge, judge)
 
 
-def _default_datapath() -> str:
+def default_datapath() -> str:
     """Where ParlAI keeps its data unless it is told otherwise."""
     from parlai.core.params import ParlaiParser
 
@@ -221,7 +228,7 @@ def _agent(model_file: str, datapath: str | None) -> Any:
         "init_model": None,
     }
     if datapath is None and model_file.startswith(("zoo:", "models:")):
-        datapath = _default_datapath()
+        datapath = default_datapath()
     if datapath is not None:
         overrides["datapath"] = datapath
     path = modelzoo_path(datapath, model_file)

@@ -5,6 +5,8 @@ Left out: how they score, which is what each of them is for.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from parlai_safety.judges.verdict import Judge
 
 
@@ -32,3 +34,8 @@ class WrappedJudge:
     def fingerprint(self) -> str:
         """The judge's own."""
         return self.judge.fingerprint
+
+    @property
+    def file(self) -> Path | None:
+        """Where a judge of the zoo lies, beside its card; None of any other."""
+        return getattr(self.judge, "file", None)

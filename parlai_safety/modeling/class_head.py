@@ -33,7 +33,7 @@ class OwnHead(nn.Module):
 
     def forward(self, states: Tensor, language_model: Any) -> Tensor:
         """Class logits of all ids: (B, T, D) -> (B, T, V)."""
-        return F.linear(states, self.weight, self.bias)
+        return F.linear(states.to(self.weight.dtype), self.weight, self.bias)
 
     def at_targets(self, states: Tensor, targets: Tensor, language_model: Any) -> Tensor:
         """Class logits of the targets alone: (N, D), (N,) -> (N,), at least fp32."""

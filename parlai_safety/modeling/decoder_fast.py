@@ -45,11 +45,14 @@ def decoder_steps(model: TorchGeneratorModel, encoder_states: Any, contexts: int
     """The fastest steps that this model allows.
 
     Args:
-        model: the generator.
+        model: the generator; one with a method `decoder_steps(encoder_states)` says itself how it steps.
         encoder_states: what its encoder returned for the contexts.
         contexts: how many.
         beam_size: above 1, each context has that many rows after the first selection, and they change places often.
     """
+    if hasattr(model, "decoder_steps"):
+        own: DecoderSteps = model.decoder_steps(encoder_states)
+        return own
     if not has_known_decoder(model):
         return PlainSteps(model, encoder_states, contexts)
     return TransformerSteps(model, encoder_states, beam_size)

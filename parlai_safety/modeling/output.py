@@ -94,7 +94,8 @@ def linear_output(model: Any, states: Tensor) -> LinearOutput | None:
     """Read a generator's output layer as one linear map.
 
     Known are the layers of ParlAI's `TransformerGeneratorModel`, `BartModel` and `Seq2seq`, and told by identity: a
-    subclass with an output of its own is not taken for its parent.
+    subclass with an output of its own is not taken for its parent. A model may also say it itself, by a method
+    `linear_output(states)`.
 
     Args:
         model: the generator, or that model in a data-parallel wrapper.
@@ -108,6 +109,9 @@ def linear_output(model: Any, states: Tensor) -> LinearOutput | None:
     from parlai.agents.transformer.modules import TransformerGeneratorModel
 
     inner = getattr(model, "module", model)
+    if hasattr(inner, "linear_output"):
+        own: LinearOutput | None = inner.linear_output(states)
+        return own
     layer = inner._modules.get("output")
     if layer is not None:
         if type(layer) is not OutputLayer or layer.numsoftmax != 1:

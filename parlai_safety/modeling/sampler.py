@@ -145,6 +145,7 @@ def generate(
     start: int | Sequence[int],
     end: int,
     null: int,
+    also_end: Sequence[int] = (),
     context: Tensor | None = None,
     prefix: Tensor | None = None,
     processors: Sequence[LogitsProcessor] = (),
@@ -164,6 +165,9 @@ def generate(
             last of them is the first token of a reply's n-grams.
         end: the end token.
         null: the padding token.
+        also_end: further tokens that end a reply. The end token is written for them, and their probability is its own;
+            greedy decoding compares the likeliest of them with other tokens, as if each were chosen by itself. Top-k
+            with k = 1 compares their sum, and may end a reply where greedy decoding goes on.
         context: (B, Tc) int64 tokens whose n-grams are blocked; needed where `context_block_ngram` is above 0. Padding
             counts as a token, as in ParlAI.
         prefix: (B, P) int64 tokens that each reply begins with, or None.
@@ -192,6 +196,7 @@ def generate(
             decoding.temperature,
             torch.tensor(begin, device=device).repeat(contexts, 1),
             len(begin),
+            _Ends(end, also_end, None if decoding.method == "greedy" else decoding.temperature),
         )
         find = _beam if decoding.method == "beam" else _draw
         return find(live, decoding, end, null, generator)
@@ -270,7 +275,31 @@ def _block_ngrams(logprobs: Tensor, said: Tensor, source: Tensor, size: int, lis
     matches = (ngrams[..., :-1] == ending[:, None]).all(-1)
     row, place = matches.nonzero(as_tuple=True)
     tokens = source[place, -1] if listed else ngrams[row, place, -1]
-    logprobs[row, tokens] = neginf(logprobs.dtype)
+    known = tokens < logprobs.size(-1)  # the ids of padding and of the start may lie beyond the vocabulary
+    logprobs[row[known], tokens[known]] = neginf(logprobs.dtype)
+
+
+class _Ends(NamedTuple):
+    """The end token and others that mean the same.
+
+    Attributes:
+        temperature: at which their probabilities are added; None where the likeliest of them counts.
+    """
+
+    end: int
+    others: Sequence[int]
+    temperature: float | None
+
+    def joined(self, logits: Tensor) -> Tensor:
+        """(R, V) -> (R, V), where the end token's score stands for those of all."""
+        if not self.others:
+            return logits
+        ends = logits[:, [self.end, *self.others]]
+        heat = self.temperature
+        score = ends.amax(1) if heat is None else heat * (ends / heat).logsumexp(1)
+        logits = logits.index_fill(1, torch.tensor(self.others, device=logits.device), neginf(logits.dtype))
+        logits[:, self.end] = score
+        return logits
 
 
 class _Live:
@@ -285,8 +314,9 @@ class _Live:
         temperature: float,
         tokens: Tensor,
         begins: int,
+        ends: _Ends,
     ) -> None:
-        self._model, self._steps = model, steps
+        self._model, self._steps, self._ends = model, steps, ends
         self._processors, self._constraints, self._temperature = processors, constraints, temperature
         self._tokens, self._begins = tokens, begins
         self._block: int | None = None  # rows that the output layer takes at a time
@@ -329,7 +359,7 @@ class _Live:
 
     def _logits(self, states: Tensor) -> Tensor:
         logits: Tensor = self._model.output(states.unsqueeze(1))
-        return logits.squeeze(1)
+        return self._ends.joined(logits.squeeze(1))
 
     def _choose(
         self, choose: Callable[[Tensor, slice], tuple[Tensor, ...]], logits: Tensor, rows: slice

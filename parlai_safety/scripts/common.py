@@ -129,7 +129,8 @@ def identity(opt: Mapping[str, Any], ours: Sequence[str] = ()) -> dict[str, Any]
                 "It asks a model questions, so there must be one",
                 "Add -mf MODEL_FILE, or -m NAME with the options that this agent needs",
             )
-        name = str(typed.get("endpoint_model") or str(model).rpartition(":")[2])
+        of_hub = str(typed.get("hf_model") or "").rstrip("/").rpartition("/")[2]
+        name = str(typed.get("endpoint_model") or of_hub or str(model).rpartition(":")[2])
         return {"name": name, "model": model, "options": typed, "files": _files_of(typed)}
     path = Path(modelzoo_path(opt.get("datapath"), model_file))
     if not path.is_file():

@@ -16,10 +16,10 @@ from parlai_safety.scripts.common import say
 _VERSIONS = ("parlai_safety", "parlai", "torch", "numpy", "scikit-learn", "setuptools")
 # extra -> (a module that it brings, what it is for)
 _OPTIONAL = {
-    "hf": ("transformers", "Hugging Face models"),
+    "hf": ("peft", "Hugging Face models and adapters"),
     "crowd": ("mephisto", "Mechanical Turk and Prolific"),
     "trl": ("trl", "training with TRL and accelerate"),
-    "fairseq": ("fairseq", "importing fairseq checkpoints"),
+    "fairseq": ("fairseq", "our criterions in fairseq-train (the import of checkpoints needs nothing)"),
     "scale": ("datatrove", "annotating large corpora"),
 }
 

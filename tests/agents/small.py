@@ -30,7 +30,8 @@ BART = {
     "bart_random": True,
 }
 SEQ2SEQ = {"hiddensize": 16, "embeddingsize": 12, "numlayers": 1, "text_truncate": 64, "label_truncate": 32}
-SIZES = {"": TRANSFORMER, "/bart": BART, "/seq2seq": SEQ2SEQ}
+CAUSAL = {"text_truncate": 64, "label_truncate": 32}
+SIZES = {"": TRANSFORMER, "/bart": BART, "/seq2seq": SEQ2SEQ, "/causal_lm": CAUSAL}
 
 
 def write_talk(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.files import sha256
 from parlai_safety.judges.combined import CombinedJudge
-from parlai_safety.judges.data import Example
-from parlai_safety.judges.linear import LinearJudge, train_linear
 from parlai_safety.judges.spec import REGISTRY, Part, known_judges, load_judge, parse
 from parlai_safety.judges.wordlist import WordListJudge
 
@@ -161,22 +158,3 @@ def test_another_packages_mistakes_are_told_as_its_own(other_package: Path) -> N
         load_judge("broken")
     with pytest.raises(SafetyError, match="ModuleNotFoundError.*another package"):
         load_judge("lost")
-
-
-def test_a_judge_of_the_registry_of_models(
-    opinions: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "models" / "safety" / "small"
-    folder.mkdir(parents=True)
-    train_linear(opinions, seed=1).save(folder / "judge.npz")
-    files = [{"name": "judge.npz", "url": "http://localhost:9/judge.npz", "sha256": sha256(folder / "judge.npz")}]
-    monkeypatch.setattr("parlai_safety.zoo.registry", lambda: {"small": {"files": files}})
-    judge = load_judge("zoo:safety/small/judge.npz", threshold=0.25, datapath=str(tmp_path))
-    assert isinstance(judge, LinearJudge)
-    assert (judge.spec, judge.threshold) == ("zoo:safety/small/judge.npz", 0.25)
-    monkeypatch.setenv("PARLAI_DATAPATH", str(tmp_path))
-    assert load_judge("zoo:safety/small/judge.npz").fingerprint == judge.fingerprint
-    with pytest.raises(SafetyError, match="zoo:safety/smalls is not in the registry.*Did you mean 'small'"):
-        load_judge("zoo:safety/smalls/judge.npz")
-    with pytest.raises(SafetyError, match="no file.*small/model'"):
-        load_judge("zoo:safety/small")

@@ -66,8 +66,10 @@ class DirectorMixin(LabelledMixin):
     def build_model(self) -> Any:
         """ParlAI's model with a class head beside its output layer."""
         model = super().build_model()  # type: ignore[misc]
-        # A recurrent decoder's states have a size of their own.
-        size = self.opt["hiddensize"] if "hiddensize" in self.opt else self.opt["embedding_size"]
+        if hasattr(model, "states_size"):
+            size = model.states_size
+        else:  # a recurrent decoder's states have a size of their own
+            size = self.opt["hiddensize"] if "hiddensize" in self.opt else self.opt["embedding_size"]
         head = SharedHead() if self.settings.director_shared else OwnHead(len(self.dict), size)
         return direct(model, head, self.settings.director_infer_gamma)
 

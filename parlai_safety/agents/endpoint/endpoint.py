@@ -50,7 +50,9 @@ class EndpointOptions:
     """The options of the endpoint, declared once."""
 
     endpoint_url: str = option(
-        "http://127.0.0.1:8000/v1", "Address of the server, up to and with /v1; never a key or password in it."
+        "http://127.0.0.1:8000/v1",
+        "Address of the server, up to and with /v1; never a key or password in it.",
+        aliases=("--url",),
     )
     endpoint_model: str = option("", "Name of the model on that server; GET URL/models lists them.")
     endpoint_system: str = option("", "System prompt before every conversation; empty = none is sent.")

@@ -8,10 +8,13 @@ replies hold no listed word. It is the plainest baseline beside the methods that
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from parlai_safety.agents.causal import CausalDictionary
 from parlai_safety.agents.decoders import Guided, GuidedAgent, GuidedOptions
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.wordlist import WordListJudge, read_terms
@@ -21,6 +24,7 @@ from parlai_safety.options import option
 WITHHELD = "every continuation would have completed a blocked word"
 WHOLE_WORDS = ("re", "nltk", "split", "space")
 BYTE_LEVEL = ("gpt2", "bytelevelbpe", "slow_bytelevel_bpe")
+SENTENCE_PIECES, SPACE = "sentencepiece", "▁"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class WordBlockOptions(GuidedOptions):
 
 
 class WordBlockAgent(GuidedAgent):
-    """Word blocking over any generator whose dictionary is one of ParlAI's own.
+    """Word blocking over any generator whose dictionary is one of ParlAI's own, and over causal language models.
 
     A reply for which no token was left ends there and holds a listed word; another hypothesis or sample is said in its
     place, and where there is none the act has an `error` and no text. `guidance` holds `ended`, how many of the model's
@@ -49,7 +53,9 @@ class WordBlockAgent(GuidedAgent):
         """
         judge = WordListJudge(read_terms(self.settings.word_list or None), spec=self.settings.word_list or "wordlist")
         dictionary, base = self.base.dict, self.base
-        return judge, WordBlocker(judge.terms, spelling(dictionary), end=base.END_IDX, silent=[base.START_IDX])
+        pieces = spelling(dictionary)
+        silent = [token for token in (base.START_IDX, *_unsaid(dictionary)) if token < len(pieces)]
+        return judge, WordBlocker(judge.terms, pieces, end=base.END_IDX, silent=silent)
 
     def processors(self, batch: Any, contexts: list[list[str]], max_length: int) -> list[Any]:
         """The processor of this batch."""
@@ -73,7 +79,7 @@ def spelling(dictionary: Any) -> list[bytes]:
     White space at the beginning and the end of a text may differ from what the dictionary makes of it.
 
     Args:
-        dictionary: a ParlAI `DictionaryAgent`.
+        dictionary: a ParlAI `DictionaryAgent`, or the `CausalDictionary` of a tokenizer of transformers.
 
     Returns:
         One piece a token, by id.
@@ -82,7 +88,7 @@ def spelling(dictionary: Any) -> list[bytes]:
         SafetyError: it is unknown how this kind of dictionary joins its tokens.
     """
     tokens = [dictionary[index] for index in range(len(dictionary))]
-    kind = dictionary.tokenizer
+    kind = _decoder(dictionary) if isinstance(dictionary, CausalDictionary) else dictionary.tokenizer
     if kind in WHOLE_WORDS:
         return [f" {token}".encode() for token in tokens]
     if kind == "bpe":
@@ -90,11 +96,42 @@ def spelling(dictionary: Any) -> list[bytes]:
         return [part.replace("__newln__", "\n").encode() for part in parts]
     if kind in BYTE_LEVEL:
         return [_bytes_of(token) for token in tokens]
+    if kind == SENTENCE_PIECES:
+        return [_bytes_of_piece(token) for token in tokens]
     raise SafetyError(
         f"The base model's dictionary cuts text by {kind!r}",
         "To block words it must be known how tokens are joined, and of this kind it is not",
         f"Use a base model with --dict-tokenizer {', '.join((*WHOLE_WORDS, 'bpe'))} or {', '.join(BYTE_LEVEL)}",
     )
+
+
+def _decoder(dictionary: CausalDictionary) -> str:
+    """How a tokenizer of transformers joins its tokens, by the name of our own for it; else its own name."""
+    backend = getattr(dictionary.format.tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return type(dictionary.format.tokenizer).__name__
+    told = json.loads(backend.decoder.__getstate__())
+    kinds = {part["type"] for part in told.get("decoders", [told])}
+    if kinds == {"ByteLevel"}:
+        return "bytelevelbpe"
+    pieces = "Metaspace" in kinds or any(
+        part["type"] == "Replace" and part["pattern"] == {"String": SPACE} for part in told.get("decoders", [])
+    )
+    return SENTENCE_PIECES if pieces else "+".join(sorted(kinds))
+
+
+def _unsaid(dictionary: Any) -> list[int]:
+    """Ids of a causal language model that its texts leave out: special tokens, and those that are no tokens at all."""
+    if not isinstance(dictionary, CausalDictionary):
+        return []
+    return [*dictionary.format.special_ids, *range(len(dictionary.format.tokenizer), len(dictionary))]
+
+
+def _bytes_of_piece(token: str) -> bytes:
+    """The bytes of a token of SentencePiece, where `▁` is a space and `<0x41>` a byte."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(SPACE, " ").encode()
 
 
 def _bytes_of(token: str) -> bytes:
