@@ -6,8 +6,8 @@ import functools
 import json
 import shutil
 from collections import namedtuple
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
