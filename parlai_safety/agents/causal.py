@@ -280,8 +280,7 @@ class CausalBackbone(TorchGeneratorAgent):
         if shared is not None:
             self._base_print = shared["base_print"]
         else:
-            model: Any = getattr(self.model, "module", self.model)
-            model.check_causal()
+            self._generator.check_causal()
         self._check_search()
 
     @staticmethod
@@ -417,8 +416,14 @@ class CausalBackbone(TorchGeneratorAgent):
 
     def _learned(self) -> set[str]:
         """The names of the parameters that are trained."""
-        model: Any = getattr(self.model, "module", self.model)
-        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return {name for name, parameter in self._generator.named_parameters() if parameter.requires_grad}
+
+    @property
+    def _generator(self) -> CausalLM:
+        """The model, out of its data-parallel wrapper."""
+        wrapped: Any = self.model
+        model: CausalLM = getattr(wrapped, "module", wrapped)
+        return model
 
     @property
     def _alpha(self) -> float:
@@ -485,7 +490,7 @@ class CausalBackbone(TorchGeneratorAgent):
 
     def rank_eval_label_candidates(self, batch: Batch, batchsize: int) -> tuple[list[list[str]], list[list[float]]]:
         """Candidates of each example by the mean -log p of their tokens; ParlAI's own looks up the score of padding."""
-        model: Any = getattr(self.model, "module", self.model)
+        model = self._generator
         prompts = model.encoder(*self._encoder_input(batch))
         choices, found = [], []
         for row, texts in enumerate(batch.candidates):

@@ -84,7 +84,8 @@ class ChatFormat:
         self.end = self._own_end() if self.plain else self._learn_frame()
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._mark_ids = set(self._specials.values())
+        self._special_ids = set(self._specials.values())
+        self._mark_ids = set(self._special_ids)
         if tokenizer.unk_token and tokenizer.unk_token not in (tokenizer.bos_token, tokenizer.eos_token):
             self._mark_ids.discard(tokenizer.unk_token_id)  # which stands for any unknown letter
         self._lead_ids = self._ids(self._lead)
@@ -92,7 +93,7 @@ class ChatFormat:
     @property
     def special_ids(self) -> list[int]:
         """Ids of tokens that are no text."""
-        return sorted(set(self._specials.values()))
+        return sorted(self._special_ids)
 
     def prompt(self, turns: Sequence[Turn], *, limit: int | None = None) -> list[int]:
         """The tokens of a conversation up to where the reply begins.
@@ -132,8 +133,7 @@ class ChatFormat:
 
     def text(self, ids: Sequence[int]) -> str:
         """The words of a reply's tokens; special tokens and ids beyond the tokenizer's are left out."""
-        specials = set(self._specials.values())
-        known = [int(id_) for id_ in ids if 0 <= int(id_) < len(self.tokenizer) and int(id_) not in specials]
+        known = [int(id_) for id_ in ids if 0 <= int(id_) < len(self.tokenizer) and int(id_) not in self._special_ids]
         return self._told(known).strip().removesuffix(self._after.strip()).strip()
 
     def clean(self, text: str) -> str:
