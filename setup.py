@@ -8,6 +8,7 @@ setup(
     packages=find_namespace_packages(include=["parlai_safety*", "parlai_internal*"]) + list(FOLDERS),
     package_dir=FOLDERS,
     package_data={
-        "": [f"**/*.{ending}" for ending in ("jsonl", "json", "txt", "md", "yaml", "j2", "opt", "sh")] + ["py.typed"]
+        "": [f"**/*.{ending}" for ending in ("jsonl", "json", "txt", "md", "yaml", "j2", "opt", "sh", "png")]
+        + ["py.typed"]
     },
 )

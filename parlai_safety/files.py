@@ -20,13 +20,14 @@ from parlai_safety.errors import SafetyError
 
 
 @contextlib.contextmanager
-def completed(path: str | Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file for writing that appears under `path` only when the block ends without an error."""
+def completed(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """Open a file for writing, UTF-8 text or binary, that appears under `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as stream:
+        text: dict[str, Any] = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+        with open(handle, "wb" if binary else "w", **text) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

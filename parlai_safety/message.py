@@ -33,6 +33,8 @@ def _probability(value: Any) -> bool:
 
 
 CLASSIFIER_LABELS = ("pos", "neg", "none")
+TOXIC_TOKEN = "[TOXIC]"
+"""The control token's name: behind a context, it asks a model that was trained so for its inner toxic model."""
 
 FIELDS: dict[str, MessageField] = {
     "classifier_label": MessageField(
@@ -45,6 +47,9 @@ FIELDS: dict[str, MessageField] = {
     ),
     "rejected": MessageField("list of str", "dispreferred replies to the same context", _texts),
     "toxic": MessageField("list of str", "self-generated toxic replies to the same context", _texts),
+    "control": MessageField(
+        '"toxic", or absent', "the label is learned and scored behind the toxic control token", _words("toxic")
+    ),
     "toxicity": MessageField(
         "float in [0, 1], or absent", "a judge's P(unsafe) of the label in its context; absent = unscored", _probability
     ),

@@ -14,8 +14,12 @@ import pytest
 
 from parlai_safety import inventory
 from parlai_safety.agents.causal import CausalOptions
+from parlai_safety.agents.collapse import CollapseOptions
+from parlai_safety.agents.control import ControlOptions
 from parlai_safety.agents.cringe.cringe import CringeOptions
 from parlai_safety.agents.labelled import OutputOptions
+from parlai_safety.agents.reference import ReferenceOptions
+from parlai_safety.loops.triples import TripleOptions
 from parlai_safety.options import options_table
 from tests.conftest import ROOT
 from tests.tiny_causal import tiny_causal
@@ -29,7 +33,8 @@ def test_the_option_table_is_the_codes():
 
 
 def test_the_tables_of_the_methods_are_the_codes():
-    page = (ROOT / "projects" / "cringe" / "METHODS.md").read_text(encoding="utf-8")
+    pages = [ROOT / "projects" / "cringe" / "METHODS.md", ROOT / "projects" / "adpo" / "README.md"]
+    page = "".join(path.read_text(encoding="utf-8") for path in pages)
     found = 0
     for name in sorted({item.name.split()[1].removeprefix("safety:").split("/")[0] for item in inventory.agents()}):
         module = importlib.import_module(f"parlai_safety.agents.{name}.{name}")
@@ -38,8 +43,9 @@ def test_the_tables_of_the_methods_are_the_codes():
                 assert f"`-m safety:{name}`" in page
                 assert not dataclasses.fields(kind) or options_table(kind) in page, name
                 found += 1
-    assert found == 12
-    assert options_table(OutputOptions) in page
+    assert found == 13
+    for kind in (OutputOptions, ControlOptions, ReferenceOptions, CollapseOptions, TripleOptions):
+        assert options_table(kind) in page, kind
     causal = (ROOT / "projects" / "second_door" / "CAUSAL_LM.md").read_text(encoding="utf-8")
     assert options_table(CausalOptions) in causal
 

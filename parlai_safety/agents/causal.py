@@ -25,12 +25,15 @@ from parlai.core.torch_generator_agent import TorchGeneratorAgent
 
 from parlai_safety.agents.generation import why_not
 from parlai_safety.errors import SafetyError
+from parlai_safety.message import TOXIC_TOKEN
 from parlai_safety.modeling.causal_lm import CausalLM
 from parlai_safety.modeling.chat import ChatFormat, Turn, as_turns
+from parlai_safety.modeling.control import add_row
 from parlai_safety.modeling.hf import (
     DTYPES,
     LoraSettings,
     add_lora,
+    add_special_token,
     checkpoint_layers,
     fingerprint,
     load_lm,
@@ -105,6 +108,14 @@ class CausalDictionary(DictionaryAgent):
             tokenizer, self.config = unpack(file)
         else:
             tokenizer, self.config = read_source(options.hf_model)
+        self._read(tokenizer)
+        self.null_token, self.start_token = NULL, START
+        self.tokenizer, self.lower, self.minfreq = "hf", False, 0
+        self.additional_special_tokens: list[str] = []
+
+    def _read(self, tokenizer: Any) -> None:
+        """Take over what a tokenizer and the config say."""
+        options = options_from(self.opt, CausalOptions)
         self.format = ChatFormat(tokenizer, template=options.chat_template, system=options.system_prompt)
         self._scores = int(self.config.get_text_config().vocab_size)
         size = max(len(tokenizer), self._scores)
@@ -121,7 +132,6 @@ class CausalDictionary(DictionaryAgent):
             )
         self.ind2tok = {id_: spelled.get(id_, f"__unused_{id_}__") for id_ in range(size)}
         self.tok2ind = {token: id_ for id_, token in self.ind2tok.items()}
-        self.null_token, self.start_token = NULL, START
         self.end_token = self.ind2tok[self.format.end]
         self.unk_token = tokenizer.unk_token or self.end_token
         self._unk_token_idx = self.tok2ind[self.unk_token]
@@ -130,8 +140,6 @@ class CausalDictionary(DictionaryAgent):
         known = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {self.format.end, None}
         self.also_end = sorted(int(id_) for id_ in known if id_ < self._scores)
         self.freq = dict.fromkeys(self.tok2ind, 1)
-        self.tokenizer, self.lower, self.minfreq = "hf", False, 0
-        self.additional_special_tokens: list[str] = []
 
     @property
     def blank(self) -> int:
@@ -162,8 +170,17 @@ class CausalDictionary(DictionaryAgent):
         )
 
     def add_additional_special_tokens(self, additional_special_tokens: list[str]) -> None:
-        """Refuse; see `__setitem__`."""
-        self[additional_special_tokens[0]] = 1
+        """Add the control token, as a special token behind all others; refuse any other, see `__setitem__`.
+
+        The config's vocabulary grows with it where the model has no unused row for it.
+        """
+        for token in additional_special_tokens:
+            if token != TOXIC_TOKEN:
+                self[token] = 1
+        tokenizer, text = self.format.tokenizer, self.config.get_text_config()
+        text.vocab_size = max(self._scores, add_special_token(tokenizer, TOXIC_TOKEN) + 1)
+        self._read(tokenizer)
+        self.additional_special_tokens = [TOXIC_TOKEN]
 
     def txt2vec(self, text: str, vec_type: Any = list) -> Any:
         """The tokens of a reply, as the template frames it."""
@@ -250,7 +267,13 @@ class ChatHistory(History):
 
 
 class CausalBackbone(TorchGeneratorAgent):
-    """Any `AutoModelForCausalLM` as a `TorchGeneratorAgent`; a method's mixin stands before it."""
+    """Any `AutoModelForCausalLM` as a `TorchGeneratorAgent`; a method's mixin stands before it.
+
+    The control token of `parlai_safety.agents.control` is a special token of the tokenizer and one more row of the
+    embeddings. With adapters that row is frozen as all others are: the adapters learn to react to what it is.
+    """
+
+    takes_token = True
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -330,16 +353,22 @@ class CausalBackbone(TorchGeneratorAgent):
                 "Leave it out for twice the rank, or give a number above 0",
             )
         source = None if self._goes_on_from_whole() or options.hf_random else options.hf_model
+        token = self.dict.tok2ind.get(TOXIC_TOKEN)
+        words, config = None, self.dict.config
+        if source is not None and token is not None:  # the source has the vocabulary that it has
+            words, config = read_source(source)
         lm = load_lm(
             source,
-            self.dict.config,
+            config,
             dtype=torch.float32 if whole else dtype,
             attention=None if options.attn == "auto" else options.attn,
             four_bit=options.load_4bit,
         )
+        if options.lora_rank and source is not None:
+            self._base_print = fingerprint(lm)
+        if words is not None and TOXIC_TOKEN not in words.get_vocab():
+            add_row(lm, token)
         if options.lora_rank:
-            if source is not None:
-                self._base_print = fingerprint(lm)
             add_lora(lm, LoraSettings(options.lora_rank, self._alpha, options.lora_dropout, options.lora_targets))
         self.opt[ADAPTERS_ONLY] = self._base_print is not None
         if options.gradient_checkpointing:
@@ -466,6 +495,8 @@ class CausalBackbone(TorchGeneratorAgent):
                     f"--label-truncate {min(reply, positions // 2)}",
                 )
         history: ChatHistory = super().build_history()
+        if TOXIC_TOKEN in self.dict.tok2ind and history.max_len is not None:
+            history.max_len -= 1  # the control token's place
         return history
 
     text_truncate: int | None

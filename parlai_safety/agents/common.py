@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from parlai.core.dict import DictionaryAgent, escape
 from parlai.core.loader import load_agent_module
 from parlai.core.opt import Opt
 
@@ -29,6 +30,17 @@ class SafetyAgentMixin:
         super().__init__(opt, shared)  # type: ignore[call-arg]
         self.opt["model"] = dotted_path(type(self))
 
+    def save(self, path: str | None = None) -> None:
+        """ParlAI's, with the dictionary that the model has.
+
+        A training from `--init-model` takes that model's dictionary, while ParlAI has left one of the task's words
+        under the new model's name, with which the model could not be loaded again.
+        """
+        path = path or self.opt.get("model_file")
+        if path and self.opt.get("dict_file") not in (None, f"{path}.dict") and _differs(self.dict, f"{path}.dict"):
+            self.dict.save(f"{path}.dict", sort=False)
+        super().save(path)  # type: ignore[misc]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load model parameters; sizes that differ from the options end in our error.
 
@@ -46,6 +58,16 @@ class SafetyAgentMixin:
             ) from error
 
     opt: Opt
+    dict: Any
+
+
+def _differs(dictionary: Any, path: str) -> bool:
+    """Whether a file of ParlAI's holds the words of another dictionary."""
+    if not Path(path).is_file() or not isinstance(dictionary, DictionaryAgent) or dictionary.is_prebuilt():
+        return False
+    with open(path, encoding="utf-8", errors="ignore") as stream:
+        words = [line.rstrip("\r\n").split("\t")[0] for line in stream]
+    return words != [escape(word) for word in dictionary.ind2tok.values()]
 
 
 def dotted_path(agent: type[Any]) -> str:

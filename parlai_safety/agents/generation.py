@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class FastGenerationMixin:
 
     An agent that has a method `logits_processors(batch)` has what it returns applied at each step; the search of ParlAI
     knows no such thing, so there such an agent cannot fall back on it. An agent's `also_end` names further tokens that
-    end a reply, which ParlAI's search takes for others.
+    end a reply, which ParlAI's search takes for others. Its `unsaid` names tokens that neither search ever says.
     """
 
     @classmethod
@@ -80,6 +81,7 @@ class FastGenerationMixin:
         return parser
 
     def _generate(self, batch: Batch, beam_size: int, max_ts: int, prefix_tokens: Tensor | None = None) -> Any:
+        _check_prefix(self, prefix_tokens)
         wanted = options_from(self.opt, GenerationOptions).generation
         reason = why_not(self) if wanted == "fast" else "--generation parlai"
         if reason is None:
@@ -92,7 +94,8 @@ class FastGenerationMixin:
             )
         if wanted == "fast":
             warn_once(f"ParlAI's own search is used: the batched sampler does not cover {reason}.")
-        return _owner(type(self), "_generate")._generate(self, batch, beam_size, max_ts, prefix_tokens)
+        with _unsaid(self):
+            return _owner(type(self), "_generate")._generate(self, batch, beam_size, max_ts, prefix_tokens)
 
     opt: Opt
 
@@ -277,7 +280,9 @@ def sample_replies(
         device = batch.text_vec.device
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + start)
         agent.model.eval()
-        found = _run(agent, batch, decoding, agent.get_prefix_tokens(batch), generator)
+        prefix = agent.get_prefix_tokens(batch)
+        _check_prefix(agent, prefix)
+        found = _run(agent, batch, decoding, prefix, generator)
         lengths, scores, tokens = found.lengths.tolist(), found.scores.tolist(), found.tokens.cpu()
         for row, place in answered.items():
             index = chosen[place]
@@ -309,11 +314,41 @@ def _run(
         end=agent.END_IDX,
         null=agent.NULL_IDX,
         also_end=getattr(agent, "also_end", ()),
+        unsaid=getattr(agent, "unsaid", ()),
         context=context,
         prefix=prefix,
         processors=agent.logits_processors(batch) if hasattr(agent, "logits_processors") else (),
         generator=generator,
     )
+
+
+def _check_prefix(agent: Any, prefix: Tensor | None) -> None:
+    unsaid = torch.tensor(getattr(agent, "unsaid", ()), dtype=torch.int64)
+    if prefix is not None and torch.isin(prefix.cpu(), unsaid).any():
+        raise SafetyError(
+            f"Replies were to begin with one of the tokens {unsaid.tolist()}",
+            f"{type(agent).__name__} never says them",
+            "Leave them out of what get_prefix_tokens returns",
+        )
+
+
+@contextmanager
+def _unsaid(agent: Any) -> Iterator[None]:
+    """Let ParlAI's search give what an agent never says a score that no other one is below."""
+    ids = list(getattr(agent, "unsaid", ()))
+    if not ids:
+        yield
+        return
+    activation = agent._generation_activation
+
+    def without(score: Tensor) -> Any:
+        return activation(score.index_fill(-1, torch.tensor(ids, device=score.device), -torch.inf))
+
+    agent._generation_activation = without
+    try:
+        yield
+    finally:
+        del agent._generation_activation
 
 
 def _search(

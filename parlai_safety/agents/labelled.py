@@ -19,6 +19,7 @@ from parlai.core.torch_generator_agent import PPLMetric
 from parlai.utils.fsdp import should_use_fsdp
 
 from parlai_safety.agents.common import SafetyAgentMixin
+from parlai_safety.agents.control import ControlMixin
 from parlai_safety.agents.generation import FastGenerationMixin
 from parlai_safety.errors import SafetyError
 from parlai_safety.losses.labels import TokenLabel, parse_label
@@ -45,7 +46,7 @@ class OutputOptions:
     )
 
 
-class LabelledMixin(FastGenerationMixin, SafetyAgentMixin):
+class LabelledMixin(ControlMixin, FastGenerationMixin, SafetyAgentMixin):
     """Learning from labelled replies, for any TorchGeneratorAgent: put it before the class and name it as `backbone`.
 
     Metrics, beside ParlAI's: `ppl` and `token_acc` over tokens to follow, `ppl_neg` and `token_acc_neg` over tokens to

@@ -15,21 +15,16 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from parlai.core.message import Message
 from parlai.core.metrics import AverageMetric
-from parlai.core.opt import Opt
-from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch
 from parlai.core.torch_generator_agent import PPLMetric
 from torch import Tensor
 
-from parlai_safety.agents.labelled import LabelledMixin
-from parlai_safety.errors import SafetyError
+from parlai_safety.agents.replies import RepliesMixin
 from parlai_safety.losses.cringe import cringe_rows, uniform_draws
 from parlai_safety.losses.labels import TokenLabel
 from parlai_safety.losses.pairs import PairSums
 from parlai_safety.losses.rows import RowLosses, promoted
-from parlai_safety.message import FIELDS
 from parlai_safety.modeling.contexts import reply_states
 from parlai_safety.modeling.cringe_output import cringe_weighted_loss
 from parlai_safety.modeling.output import WeightedLoss, linear_output, logits_of, weighted_loss
@@ -98,7 +93,7 @@ class _Tokens(NamedTuple):
         return _Tokens(*(column[places] for column in self))
 
 
-class PairMixin(LabelledMixin):
+class PairMixin(RepliesMixin):
     """Learning from pairs of replies, for any TorchGeneratorAgent: put it before the class and name it as `backbone`.
 
     Metrics, beside ParlAI's: `margin` (mean log p(chosen) - log p(rejected)), `pair_acc` (share of pairs with a margin
@@ -112,13 +107,6 @@ class PairMixin(LabelledMixin):
     candidates = 0
     """CRINGE's k where the method contrasts rejected tokens; 0 where it only sums their log-probabilities."""
 
-    @classmethod
-    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
-        """Add the flags of `LabelledMixin`; words of rejected replies too enter a dictionary that is built."""
-        super().add_cmdline_args(parser, partial_opt)
-        parser.set_defaults(dict_textfields="text,labels,rejected")
-        return parser
-
     # --- what a method says -----------------------------------------------------------------------------------------
 
     def pair_terms(self, sums: PairSums) -> PairTerms:
@@ -130,46 +118,6 @@ class PairMixin(LabelledMixin):
         return None
 
     # --- what ParlAI calls ------------------------------------------------------------------------------------------
-
-    def _set_label_vec(self, obs: Message, add_start: bool, add_end: bool, truncate: int | None) -> None:
-        super()._set_label_vec(obs, add_start, add_end, truncate)  # type: ignore[misc]
-        rejected = obs.get("rejected") or []
-        if not FIELDS["rejected"].valid(rejected) or not all(text.strip() for text in rejected):
-            raise SafetyError(
-                f"a message of the task {obs.get('id', '?')!r} has 'rejected' = {rejected!r}",
-                f"This field holds {FIELDS['rejected'].kind}: {FIELDS['rejected'].meaning}",
-                'Write for example {"labels": ["Fine, thanks."], "rejected": ["Go away."]}, or leave the field out',
-            )
-        found = []
-        for text in rejected:
-            label = Message({"labels": [text]})
-            super()._set_label_vec(label, add_start, add_end, truncate)  # type: ignore[misc]
-            found.append(label["labels_vec"])
-        obs.force_set("rejected_vecs", found)
-
-    def batchify(self, obs_batch: list[Any], sort: bool = False) -> Batch:
-        """Add `rejected_vec` (P, T), the rejected replies, and `rejected_example` (P,), the row of each one's example.
-
-        Raises:
-            SafetyError: an example is to be avoided and not one of a pair.
-        """
-        batch = super().batchify(obs_batch, sort=sort)
-        if not batch.batchsize or batch.label_vec is None:
-            return batch
-        if (batch.token_labels == TokenLabel.NEGATIVE).any():
-            raise SafetyError(
-                f"an example for {type(self).__name__} has classifier_label 'neg'",
-                "This method learns from pairs, whose label is the chosen reply, and from ordinary talk; a label to be "
-                "avoided is neither",
-                "Use a task with pairs such as -t safety:pairs, --mutators safety_positive on other talk, or -m "
-                "safety:cringe, which learns from single replies",
-            )
-        found = [(row, vec) for row, i in enumerate(batch.valid_indices) for vec in obs_batch[i]["rejected_vecs"]]
-        if found:
-            rows, vecs = zip(*found, strict=True)
-            batch["rejected_vec"], _ = self._pad_tensor(list(vecs), is_label=True)
-            batch["rejected_example"] = torch.tensor(rows)
-        return batch
 
     def compute_loss(self, batch: Batch, return_output: bool = False) -> Any:
         """The method's loss of a batch.
@@ -300,8 +248,6 @@ class PairMixin(LabelledMixin):
             record("rejected_nll", *rejected)
             record("ppl_neg", *rejected, PPLMetric)
             record("token_acc_neg", by_example(correct[examples:]), rejected[1])
-
-    _pad_tensor: Any
 
 
 def _write(rows: RowLosses, places: Tensor, found: RowLosses) -> None:

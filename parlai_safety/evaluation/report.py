@@ -259,7 +259,7 @@ def terminal_table(report: Report) -> str:
         headers=_headers(report),
         tablefmt="simple",
         disable_numparse=True,
-        colalign=("left", *["right"] * (len(_COLUMNS) - 1)),
+        colalign=("left", *["right"] * (len(_columns(report)) - 1)),
     )
     return f"{table}\n\n{_judge_line(report)}"
 
@@ -297,7 +297,7 @@ def page_of(report: Report) -> pages.Page:
             ],
         ),
         pages.Section("traded", "Safety against fluency", [_traded(report, confidence)]),
-        pages.Section("meaning", "What the numbers mean", [pages.Terms(_meanings(confidence))]),
+        pages.Section("meaning", "What the numbers mean", [pages.Terms(_meanings(confidence, report))]),
         pages.Section("judge", "Who judged", [pages.Prose(ABOUT_JUDGES), pages.Terms(_judge_card(report))]),
     ]
     if any(system.extra for system in report.systems):
@@ -326,7 +326,7 @@ ABOUT_JUDGES = (
 )
 
 
-def _meanings(confidence: str) -> list[tuple[str, str]]:
+def _meanings(confidence: str, report: Report) -> list[tuple[str, str]]:
     return [
         (
             "unsafe",
@@ -354,7 +354,20 @@ def _meanings(confidence: str) -> list[tuple[str, str]]:
             "three times in a row. A low unsafe rate with many canned replies is evasion and not safety.",
         ),
         ("time", "Wall-clock time that the system took on the hardware below."),
+        *(
+            (name, meaning)
+            for name, meaning in _TALK_MEANINGS.items()
+            if any(name in system.extra for system in report.systems)
+        ),
     ]
+
+
+_TALK_MEANINGS = {
+    "evasive": "Share of replies to adversarial contexts that refuse, or change the subject, by the detector of "
+    "evasive replies (`parlai safety_detectors` prints its card). A low unsafe rate can be bought with it.",
+    "coherence": "Mean probability, from 0 to 1, that a reply to an adversarial context belongs to it and not to "
+    "another conversation, by a scorer that learnt from ordinary talk. Higher is more to the point.",
+}
 
 
 ABOUT_INTERVALS = (
@@ -531,7 +544,8 @@ def _rate_words(rate: float | None) -> str:
     return UNSCORED if rate is None else f"{percent(rate)} unsafe replies"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[SystemResult], str]], ...] = (
+Column = tuple[str, Callable[[SystemResult], str]]
+_COLUMNS: tuple[Column, ...] = (
     ("system", lambda system: system.name),
     ("unsafe", _unsafe),
     ("n", lambda system: str(system.n)),
@@ -542,15 +556,26 @@ _COLUMNS: tuple[tuple[str, Callable[[SystemResult], str]], ...] = (
     ("canned", lambda system: percent(system.canned_rate)),
     ("time", lambda system: _duration(system.seconds)),
 )
+_TALK_COLUMNS: dict[str, Column] = {
+    "evasive": ("evasive", lambda system: percent(system.extra.get("evasive"))),
+    "coherence": ("coherence", lambda system: fraction(system.extra.get("coherence"))),
+}
+"""Columns of measures that only some jobs make, and keep in `extra`."""
+
+
+def _columns(report: Report) -> list[Column]:
+    measured = {name for system in report.systems for name in system.extra}
+    return [*_COLUMNS, *(column for name, column in _TALK_COLUMNS.items() if name in measured)]
 
 
 def _headers(report: Report) -> list[str]:
     interval = f"[{100 * report.confidence:g} %]"
-    return [f"{name} {interval}" if name == "unsafe" else name for name, _ in _COLUMNS]
+    return [f"{name} {interval}" if name == "unsafe" else name for name, _ in _columns(report)]
 
 
 def _rows(report: Report) -> list[list[str]]:
-    return [[show(system) for _, show in _COLUMNS] for system in report.systems]
+    columns = _columns(report)
+    return [[show(system) for _, show in columns] for system in report.systems]
 
 
 def _judge_card(report: Report) -> list[tuple[str, str]]:

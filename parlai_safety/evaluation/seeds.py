@@ -9,10 +9,75 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.statistics import mean_interval
+
+
+class Shown(NamedTuple):
+    """A measure that only some jobs make: what it is called, and how it is shown."""
+
+    title: str
+    scale: float
+    digits: int
+    unit: str
+
+    def shown(self, value: float | None) -> str:
+        """One run's."""
+        return "n/a" if value is None else f"{value * self.scale:.{self.digits}f}{self.unit}"
+
+    def mean(self, values: Sequence[float | None]) -> str:
+        """The mean over runs with its interval."""
+        return _mean(values, self.scale, self.digits, self.unit)
+
+
+TALK = {
+    "evasive": Shown("evasive", 100, 1, " %"),
+    "coherence": Shown("coherence", 1, 3, ""),
+    "ordinary_evasive": Shown("evasive in ordinary talk", 100, 1, " %"),
+    "ordinary_coherence": Shown("coherence in ordinary talk", 1, 3, ""),
+}
+
+
+LEARNING = {
+    "updates": Shown("updates", 1, 0, ""),
+    "chosen_drift": Shown("drift of chosen, nats a token", 1, 2, ""),
+    "kl_ref": Shown("KL to the reference, nats a token", 1, 2, ""),
+    "rewards_accuracies": Shown("accuracy", 100, 1, " %"),
+    "rewards_margins": Shown("margin", 1, 2, ""),
+    "toxic_gap": Shown("gap g, nats", 1, 2, ""),
+}
+"""What a preference method's last report of training says; see `parlai_safety.agents.preference`."""
+
+
+def learning_table(runs: Sequence[str | Path]) -> str:
+    """A Markdown table of how the systems of several runs learned, those that recorded it.
+
+    Args:
+        runs: folders of finished runs that compare the same systems.
+
+    Raises:
+        SafetyError: no system has such a record, or as in `read_reports`.
+    """
+    reports = read_reports(runs)
+    known = [
+        [report["systems"][index] for report in reports]
+        for index in range(len(reports[0]["systems"]))
+        if all("chosen_drift" in report["systems"][index]["extra"] for report in reports)
+    ]
+    if not known:
+        raise SafetyError(
+            "No system of these runs has a record of a preference loss",
+            "Agents such as safety:dpo and safety:adpo keep one, and others have nothing to keep",
+            "Leave --learning out, or name runs of parlai safety_adpo",
+        )
+    titles = " | ".join(column.title for column in LEARNING.values())
+    lines = [f"| system | {titles} |", "|---" * (1 + len(LEARNING)) + "|"]
+    for systems in known:
+        cells = [column.mean([s["extra"].get(name) for s in systems]) for name, column in LEARNING.items()]
+        lines.append(f"| {systems[0]['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def results_table(runs: Sequence[str | Path], *, means: bool = False, against: str | None = None) -> str:
@@ -27,6 +92,45 @@ def results_table(runs: Sequence[str | Path], *, means: bool = False, against: s
     Raises:
         SafetyError: a folder has no report, the runs differ in systems or data, or share a seed, or `against` is none
             of the systems.
+    """
+    reports = read_reports(runs)
+    names = [system["name"] for system in reports[0]["systems"]]
+    if against is not None and against not in names:
+        raise SafetyError(
+            f"--against got {against!r}",
+            "The difference is taken to a system of the same runs",
+            did_you_mean(against, names, f"The systems are: {', '.join(names)}"),
+        )
+    columns = (
+        "| system | seed | unsafe, grader [95 %] | unsafe, labeller | n | unscored | perplexity | F1 | distinct-2 "
+    )
+    columns += "| canned | seconds |"
+    scores = [name for name in TALK if any(name in s["extra"] for report in reports for s in report["systems"])]
+    columns += "".join(f" {TALK[name].title} |" for name in scores)
+    columns += f" against {against}, points |" if against else ""
+    lines = [columns, "|---" * (columns.count("|") - 1) + "|"]
+    baseline = [report["systems"][names.index(against)] if against else None for report in reports]
+    for index, name in enumerate(names):
+        systems = [report["systems"][index] for report in reports]
+        talk = [[s["extra"].get(name) for s in systems] for name in scores]
+        differences = [_points(s, b) for s, b in zip(systems, baseline, strict=True)] if against else []
+        if not means or len(systems) == 1:
+            for i, (report, system) in enumerate(zip(reports, systems, strict=True)):
+                cells = [TALK[score].shown(values[i]) for score, values in zip(scores, talk, strict=True)]
+                cells += [_number(differences[i], 1)] if against else []
+                lines.append(" ".join([_row(name, report["seed"], system), *(f"{cell} |" for cell in cells)]))
+        if len(systems) > 1:
+            cells = [TALK[score].mean(values) for score, values in zip(scores, talk, strict=True)]
+            cells += [_mean(differences, 1, 1, "")] if against else []
+            lines.append(" ".join([_mean_row(name, systems), *(f"{cell} |" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def read_reports(runs: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The `report.json` of runs that differ in their seeds alone.
+
+    Raises:
+        SafetyError: a folder has no report, or the runs differ in systems, recipe or data, or share a seed.
     """
     reports = [_read(Path(run)) for run in runs]
     names = [system["name"] for system in reports[0]["systems"]]
@@ -57,29 +161,7 @@ def results_table(runs: Sequence[str | Path], *, means: bool = False, against: s
             "A run that is counted twice makes the interval too narrow",
             "Name each run once, and runs of different seeds",
         )
-    if against is not None and against not in names:
-        raise SafetyError(
-            f"--against got {against!r}",
-            "The difference is taken to a system of the same runs",
-            did_you_mean(against, names, f"The systems are: {', '.join(names)}"),
-        )
-    columns = (
-        "| system | seed | unsafe, grader [95 %] | unsafe, labeller | n | unscored | perplexity | F1 | distinct-2 "
-    )
-    columns += "| canned | seconds |" + (f" against {against}, points |" if against else "")
-    lines = [columns, "|---" * (columns.count("|") - 1) + "|"]
-    baseline = [report["systems"][names.index(against)] if against else None for report in reports]
-    for index, name in enumerate(names):
-        systems = [report["systems"][index] for report in reports]
-        differences = [_points(s, b) for s, b in zip(systems, baseline, strict=True)] if against else []
-        if not means or len(systems) == 1:
-            for i, (report, system) in enumerate(zip(reports, systems, strict=True)):
-                lines.append(
-                    _row(name, report["seed"], system) + (f" {_number(differences[i], 1)} |" if against else "")
-                )
-        if len(systems) > 1:
-            lines.append(_mean_row(name, systems) + (f" {_mean(differences, 1, 1, '')} |" if against else ""))
-    return "\n".join(lines)
+    return reports
 
 
 def _points(system: dict[str, Any], baseline: dict[str, Any] | None) -> float | None:
@@ -93,7 +175,7 @@ def _read(run: Path) -> dict[str, Any]:
         raise SafetyError(
             f"There is no report.json in {str(run)!r}",
             "The table is made from the reports of finished runs",
-            "Run parlai safety_demo, safety_rounds or safety_methods --out with that folder first",
+            "Run parlai safety_demo, safety_rounds, safety_methods or safety_adpo --out with that folder first",
         )
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

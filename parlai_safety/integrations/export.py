@@ -21,6 +21,7 @@ import torch
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import write_text
+from parlai_safety.message import TOXIC_TOKEN
 
 ONE_PIECE = "50GB"
 MEASURED = ("ppl", "ppl_neg", "token_acc", "token_acc_neg", "f1", "loss")
@@ -175,6 +176,12 @@ def card(agent: Any, model_file: str, name: str, *, adapter: bool = False, licen
         lines.append(f"- begun from: `{Path(base).name if Path(base).exists() else base}`")
     if causal and opt.get("lora_rank"):
         lines.append(f"- low-rank adapters of rank {opt['lora_rank']}, " + ("in this folder" if adapter else "merged"))
+    if _unsaid(agent):
+        lines += [
+            f"- **inner toxic model**: behind the token `{TOXIC_TOKEN}` at the end of a prompt it says what it learned "
+            "to avoid. Here the token can be typed: take it out of every text before the tokenizer reads it. "
+            "generation_config.json keeps it out of replies.",
+        ]
     examples, measured = _measured(model_file)
     lines += ["", "## What was measured in training", ""]
     if examples:
@@ -234,6 +241,8 @@ def _write_causal(agent: Any, model: Any, folder: Path, model_file: Any, dtype: 
         raise _no_adapters(model_file, "All its weights were trained")
     if adapter and not holds_adapters_only(str(agent.opt["model_file"])):
         raise _no_adapters(model_file, "Its base weights are in its own checkpoint alone")
+    if adapter and agent.toxic_id is not None:
+        raise _no_adapters(model_file, "It has a control token, which its base may not have")
     if rank and not adapter:
         merge_lora(lm)
     if not adapter:
@@ -246,6 +255,7 @@ def _write_causal(agent: Any, model: Any, folder: Path, model_file: Any, dtype: 
         bos_token_id=words.bos_token_id,
         eos_token_id=[end, *agent.also_end] if agent.also_end else end,
         pad_token_id=end if padding is None else padding,
+        suppress_tokens=_unsaid(agent),
         do_sample=False,
         max_new_tokens=_longest(agent),
     )
@@ -276,6 +286,7 @@ def _write_generator(agent: Any, model: Any, folder: Path, dtype: str, tokenizer
         pad_token_id=agent.NULL_IDX,
         decoder_start_token_id=made.config.decoder_start_token_id,
         forced_bos_token_id=agent.START_IDX if is_bart else None,
+        suppress_tokens=_unsaid(agent),
         do_sample=False,
         num_beams=1,
         max_new_tokens=_longest(agent) + is_bart,  # the token that is forced counts
@@ -310,6 +321,11 @@ def _save(model: Any, folder: Path) -> None:
 def _longest(agent: Any) -> int:
     """Tokens of a reply at most, the end token not counted, which ParlAI puts in the last place where it must."""
     return max(1, (agent.label_truncate or 256) - 1)
+
+
+def _unsaid(agent: Any) -> list[int] | None:
+    """Tokens that no reply may hold, such as the control token; None where there are none."""
+    return list(getattr(agent, "unsaid", ())) or None
 
 
 def _how(agent: Any, causal: bool) -> list[str]:

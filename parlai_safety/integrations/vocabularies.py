@@ -43,7 +43,7 @@ def as_tokenizer(words: Any, *, first: str | None = None, last: str | None = Non
     if kind not in BYTES + WORDS:
         raise _no_tokenizer(f"--dict-tokenizer {kind}")
     if kind != "bytelevelbpe" and getattr(words, "additional_special_tokens", None):
-        raise _no_tokenizer(f"special tokens with --dict-tokenizer {kind}")
+        raise _no_tokenizer(f"special tokens with --dict-tokenizer {kind}", "bytelevelbpe")
     built: Any = _of_words(words) if kind in WORDS else Tokenizer.from_str(json.dumps(_of_bytes(words)))
     named = [words.null_token, words.start_token, words.end_token, words.unk_token]
     if kind == "bytelevelbpe":
@@ -74,11 +74,11 @@ def as_tokenizer(words: Any, *, first: str | None = None, last: str | None = Non
     )
 
 
-def _no_tokenizer(got: str) -> SafetyError:
+def _no_tokenizer(got: str, kinds: str = "bytelevelbpe, gpt2 or re") -> SafetyError:
     return SafetyError(
         f"The dictionary has {got}",
         "A tokenizer of transformers that gives the same tokens for every text is not to be had",
-        "Export the weights alone with --tokenizer false, or train with --dict-tokenizer bytelevelbpe, gpt2 or re",
+        f"Export the weights alone with --tokenizer false, or train with --dict-tokenizer {kinds}",
     )
 
 

@@ -8,21 +8,15 @@ which only a hash is stored.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, check_batch, safe_score, scored, unfit
 from parlai_safety.judges.wrapped import WrappedJudge
-
-# What SQLite of every supported Python takes as the parameters of one statement.
-LOOKED_UP_AT_ONCE = 900
-WAIT_SECONDS = 60.0
-_TABLE = "verdicts_1"
+from parlai_safety.modeling.number_store import NumberStore
 
 
 class CachedJudge(WrappedJudge):
@@ -55,10 +49,7 @@ class CachedJudge(WrappedJudge):
         super().__init__(judge)
         self.path, self.stored_at_once = Path(path), stored_at_once
         self.hits = self.misses = 0
-        with self._open() as connection:
-            connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {_TABLE} (key BLOB PRIMARY KEY, p_unsafe REAL NOT NULL) WITHOUT ROWID"
-            )
+        self._store = NumberStore(path, table="verdicts_1", column="p_unsafe")
 
     def score(
         self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]
@@ -75,7 +66,7 @@ class CachedJudge(WrappedJudge):
             b"" if verdict else self._key(reply, context, speaker)
             for verdict, reply, context, speaker in zip(verdicts, replies, contexts, speakers, strict=True)
         ]
-        known = self._look_up(sorted(set(keys) - {b""}))
+        known = self._store.look_up(sorted(set(keys) - {b""}))
         first: dict[bytes, int] = {}
         for index, key in enumerate(keys):
             if key in known:
@@ -93,40 +84,12 @@ class CachedJudge(WrappedJudge):
                 self.judge, [replies[i] for i in their], [contexts[i] for i in their], [speakers[i] for i in their]
             )
             found.update((key, verdict) for (key, _), verdict in zip(some, new, strict=True))
-            self._store([(key, v.p_unsafe) for (key, _), v in zip(some, new, strict=True) if v.p_unsafe is not None])
+            self._store.store(
+                {key: v.p_unsafe for (key, _), v in zip(some, new, strict=True) if v.p_unsafe is not None}
+            )
         return [verdict or found[key] for verdict, key in zip(verdicts, keys, strict=True)]
 
     def _key(self, reply: str, context: Sequence[str], speaker: Speaker) -> bytes:
         # As JSON, no two lists of texts are written alike, whatever stands in them.
         parts = json.dumps([self.fingerprint, speaker, list(context), reply])
         return hashlib.sha256(parts.encode()).digest()
-
-    def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        known: dict[bytes, float] = {}
-        with self._open() as connection:
-            for start in range(0, len(keys), LOOKED_UP_AT_ONCE):
-                some = keys[start : start + LOOKED_UP_AT_ONCE]
-                places = ",".join("?" * len(some))
-                query = f"SELECT key, p_unsafe FROM {_TABLE} WHERE key IN ({places})"
-                known.update(connection.execute(query, some).fetchall())
-        return known
-
-    def _store(self, rows: Sequence[tuple[bytes, float]]) -> None:
-        if rows:
-            with self._open() as connection:
-                # Another process may have stored the same score meanwhile.
-                connection.executemany(f"INSERT OR IGNORE INTO {_TABLE} VALUES (?, ?)", rows)
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. A connection of its own for each works in any thread and after a fork."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS)) as connection, connection:
-                yield connection
-        except (sqlite3.Error, OSError) as error:
-            raise SafetyError(
-                f"The cache {str(self.path)!r} cannot be used ({error})",
-                "It is damaged, is another kind of file, or lies where it cannot be written",
-                "Name another file, or delete this one: the scores in it are then asked of the judge again",
-            ) from error

@@ -26,9 +26,12 @@ from parlai.core.opt import Opt
 from parlai_safety import __version__
 from parlai_safety.agents.generation import sample_replies
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation.coherence import ORDINARY_FILE, CoherenceScorer, coherence_scorer
+from parlai_safety.evaluation.evasive import evasive_detector
 from parlai_safety.evaluation.generate import agent_from, likelihood, load_agent, replies
 from parlai_safety.evaluation.report import Example as ShownExample
 from parlai_safety.evaluation.report import Report, SystemResult, terminal_table, write_report
+from parlai_safety.evaluation.seeds import LEARNING
 from parlai_safety.evaluation.statistics import rate
 from parlai_safety.evaluation.suites import distinct_contexts, spread
 from parlai_safety.evaluation.textmetrics import canned_rate, distinct_n, f1, loop_rate, normalise
@@ -37,9 +40,10 @@ from parlai_safety.judges.data import Example, halves
 from parlai_safety.judges.linear import cross_fit_linear
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
-from parlai_safety.loops.known import check_number, check_options
+from parlai_safety.loops.known import ALONE, TOXIC, VIEWS, check_number, check_one_of, check_options, options_of
 from parlai_safety.loops.sources import Source, source_of
 from parlai_safety.loops.training import quiet, train
+from parlai_safety.resources import cache_folder
 from parlai_safety.runs import Journal, Run, hardware, progress, versions
 from parlai_safety.tasks.common import Row
 
@@ -47,6 +51,9 @@ COPIES_OF_A_POSITIVE = 2  # arXiv:2211.05826, released recipe: an identical posi
 SHOWN_EXAMPLES = 12
 PREFIX_JUDGE = "prefix.npz"
 BASE_AGENT = "safety:mle"
+_TALK = ("evasive", "evasive_interval", "coherence")
+TALK_SCORES = (*_TALK, *(f"ordinary_{name}" for name in _TALK))
+"""What is measured of the talk itself where a job asks for it."""
 BASE = "base"
 
 RecipeT = TypeVar("RecipeT", bound="Recipe")
@@ -117,10 +124,13 @@ class Recipe:
         if self.vocabulary is not None:
             check_number(self.vocabulary, "vocabulary", low=300, whole=True)
         check_number(self.base["steps"], "base: steps", low=1, whole=True)
+        check_one_of(
+            self.base.get("view", "plain"), (*VIEWS, TOXIC), "base: view", "which view of the data it learns from"
+        )
         for name in ("adversarial", "ordinary", "perplexity_dialogues"):
             check_number(self.evaluation[name], f"evaluation: {name}", low=1, whole=True)
         for section in ("model", "optimisation", "base", "decoding"):
-            names = set(getattr(self, section)) - ({"steps", "control"} if section == "base" else set())
+            names = set(getattr(self, section)) - ({"steps", "control", "view"} if section == "base" else set())
             check_options(BASE_AGENT, names, f"The section {section!r} of the recipe")
 
     @classmethod
@@ -148,7 +158,8 @@ class System:
         key: its folder in the run.
         agent: ParlAI's name of the agent.
         start: the key of the system that it starts from, or decodes; None for the base model.
-        view: which view of the data it learns from: plain, reply, positive or negative.
+        view: which view of the data it learns from: plain, reply, positive, negative, toxic (unsafe replies behind
+            the toxic control token) or none (own replies alone).
         own: own replies to learn from beside them: a JSONL file, or None.
         weight: of them as one more task, beside the weights of the data's tasks.
         steps: updates; 0 for a way of decoding.
@@ -179,16 +190,30 @@ class Job:
         out: the run folder.
         seed: of everything that is random.
         data: a folder of real data, or None for the corpus that ships.
+        part: the part of the training conversations with verdicts that models learn from: all, first or second.
+        talk_scores: measure coherence and evasiveness of each system too.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, seed: int, data: Path | None) -> None:
-        self.recipe, self.seed = recipe, seed
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        seed: int,
+        data: Path | None,
+        *,
+        part: str = "all",
+        talk_scores: bool = False,
+    ) -> None:
+        self.recipe, self.seed, self.part = recipe, seed, part
         self.source: Source = source_of(data, **recipe.real_data)
         # What only some stages depend on is theirs to check, so that a run can be given further methods or rounds.
         common = {field.name: getattr(recipe, field.name) for field in fields(Recipe)}
         settings = {"recipe": common, "seed": seed, "data": self.source.hashes, "version": __version__}
+        if part != "all":
+            settings["part"] = part
         self.run = Run(out, json.loads(json.dumps(settings)))
         self.folder = self.run.folder
+        self._talk_scores, self._data = talk_scores, data
 
     def write_report(
         self, title: str, systems: Sequence[SystemResult], command: str, notes: Sequence[str], **data: Any
@@ -223,8 +248,8 @@ class Job:
             "talk, labelled the models' own replies. On that talk the two agree with a rank correlation of "
             f"{figure(judges['spearman'])} (Spearman) and a kappa of {figure(judges['kappa'])}.",
             "Both judges and the generator learnt from labelled talk of the training split: the judges from a half of "
-            "it each, the generator from all of it. The grader is independent of the labeller, not of the labels' "
-            "annotators.",
+            f"it each, the generator from {'all of it' if self.part == 'all' else 'a half too'}. The grader is "
+            "independent of the labeller, not of the labels' annotators.",
             "Replies are decoded with " + ", ".join(f"{k} {v}" for k, v in self.recipe.decoding.items()) + ".",
             "Perplexity and F1 are on ordinary talk of the test split, the unsafe rate on adversarial contexts of it; "
             "distinct-2 and the canned share are over both sets of replies.",
@@ -287,25 +312,32 @@ class Job:
 
     def train_base(self) -> dict[str, Any]:
         """The model that every system starts from: everything, safe and unsafe, as an unfiltered log."""
-        options = {k: v for k, v in self.recipe.base.items() if k not in ("steps", "control")}
-        return self.train(self.base, options)
+        return self.train(self.base, self.base_options)
+
+    @property
+    def base_options(self) -> dict[str, Any]:
+        """The agent's options where training begins with random weights."""
+        return {k: v for k, v in self.recipe.base.items() if k not in ("steps", "control", "view")}
 
     @property
     def base(self) -> System:
         """The base model as a system."""
-        return System(BASE, BASE, BASE_AGENT, None, steps=self.recipe.base["steps"])
+        return System(
+            BASE, BASE, BASE_AGENT, None, self.recipe.base.get("view", "plain"), steps=self.recipe.base["steps"]
+        )
 
     def train(self, system: System, options: Mapping[str, Any]) -> dict[str, Any]:
         """Train a system, or what is left of it."""
 
         def work(folder: Path) -> dict[str, Any]:
-            tasks = dict(self.source.tasks(system.view))
-            more: dict[str, Any] = {}
+            tasks, more = self._learned(system.view)
             if system.start is not None:
                 start = self.folder / system.start / "model"
                 if not start.is_file():  # ParlAI would begin with random weights
                     raise FileNotFoundError(start)
                 more["init_model"] = str(start)
+            if "reference_cache" in options_of(system.agent):
+                more["reference_cache"] = str(self.folder / "reference")  # systems share what they begin from
             if system.own is not None:
                 tasks["safety:file"] = system.weight
                 more["safety_file"] = str(system.own)
@@ -319,9 +351,17 @@ class Job:
                 multitask_weights=list(tasks.values()) if len(tasks) > 1 else [1],
                 **{**self._model_options(tasks), **options, **(system.options or {}), **more},
             )
-            return {"steps": system.steps}
+            return {"steps": system.steps, **_last_report(folder / "model")}
 
         return self.run.stage(system.key, work, {**self.described(system), "training": dict(options)})
+
+    def _learned(self, view: str) -> tuple[dict[str, float], dict[str, Any]]:
+        """The tasks of a view with their weights, and the options that it needs beside them."""
+        if view == ALONE:
+            return {}, {}
+        if view == TOXIC:
+            return dict(self.source.tasks("reply")), {"mutators": "safety_toxic_token"}
+        return dict(self.source.tasks(view)), {}
 
     def described(self, system: System) -> dict[str, Any]:
         """A system as plain values that do not depend on where the run folder is."""
@@ -345,7 +385,8 @@ class Job:
             "skip_generation": True,
             **self.recipe.model,
             **self.recipe.optimisation,
-            **self.source.options_of(tasks),
+            **(self.source.options_of(tasks) if set(tasks) - {"safety:file"} else {}),
+            **({} if self.part == "all" or not set(tasks) - {"safety:file"} else {"safety_part": self.part}),
         }
 
     def agent(self, system: System, **decoding: Any) -> Any:
@@ -490,7 +531,9 @@ class Job:
             judged = {role: score(judge, said, hostile) for role, judge in self._judges.items()}
             f1s = [f1(text or "", [row.reply]) for text, row in zip(chat, ordinary, strict=True)]
             every = [text for text in (*said, *chat) if text]
+            talk = self._talk(said, hostile, chat, [row.context for row in ordinary]) if self._talk_scores else {}
             return {
+                **talk,
                 "verdicts": {role: [list(v) for v in verdicts] for role, verdicts in judged.items()},
                 "perplexity": perplexity,
                 "f1": sum(f1s) / len(f1s),
@@ -522,8 +565,50 @@ class Job:
                 "unsafe_rate_by_labeller": labelled.value,
                 "unsafe_interval_by_labeller": labelled.interval,
                 "loop_rate": result["loop_rate"],
+                **{name: result[name] for name in (*TALK_SCORES, *LEARNING) if name in result},
+                **{name: value for name, value in self._learning(system).items() if name in LEARNING},
             },
         )
+
+    def _learning(self, system: System) -> dict[str, Any]:
+        """What the last report of a system's training said."""
+        done = self.folder / system.key / "done.json"
+        return self.run.result(system.key) if done.is_file() else {}
+
+    def _talk(
+        self, hostile: Answers, contexts: Sequence[Sequence[str]], chat: Answers, talk: Sequence[Sequence[str]]
+    ) -> dict[str, Any]:
+        """Evasiveness and coherence of replies to adversarial contexts and to ordinary ones, as means over replies."""
+        evasive, coherence = evasive_detector(), self._coherence
+        found: dict[str, Any] = {}
+        for kind, said, answered in (("", hostile, contexts), ("ordinary_", chat, talk)):
+            flags = [None if p is None else p >= evasive.threshold for p in evasive.score(said, answered)]
+            share = rate(flags)
+            found[f"{kind}evasive"], found[f"{kind}evasive_interval"] = share.value, share.interval
+            found[f"{kind}coherence"] = _mean(coherence.score(said, answered))
+        return found
+
+    @functools.cached_property
+    def _coherence(self) -> CoherenceScorer:
+        talk = self._data if self._data is not None and (self._data / ORDINARY_FILE).is_file() else None
+        with quiet():
+            return coherence_scorer(talk, cache_folder())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _last_report(model: Path) -> dict[str, float]:
+    """What ParlAI's training kept of its last report, as far as `LEARNING` names it, and the updates that were made."""
+    stats = Path(f"{model}.trainstats")
+    if not stats.is_file():
+        return {}
+    found = json.loads(stats.read_text(encoding="utf-8"))
+    last = found["train_reports"][-1] if found.get("train_reports") else {}
+    known = {name: float(last[name]) for name in LEARNING if name in last}
+    return {**known, "updates": found["train_steps"]}
 
 
 def score(judge: Judge, said: Sequence[str | None], contexts: Sequence[Sequence[str]]) -> list[Verdict]:

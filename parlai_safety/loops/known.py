@@ -18,6 +18,8 @@ from parlai_safety.agents.decoders import GuidedAgent
 from parlai_safety.errors import SafetyError, did_you_mean
 
 VIEWS = ("plain", "reply", "positive", "negative")
+TOXIC, ALONE = "toxic", "none"
+"""Views of a recipe that no teacher has: unsafe replies behind the toxic control token, and own replies alone."""
 OWN = ("labelled", "pairs")
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.report import Report
 from parlai_safety.loops.job import BASE, BASE_AGENT, Job, Recipe, System
-from parlai_safety.loops.known import OWN, VIEWS, check_number, check_one_of, check_options, decodes
+from parlai_safety.loops.known import ALONE, TOXIC, VIEWS, check_number, check_one_of, check_options, decodes
 
 _KEYS = {"name", "agent", "start", "view", "own", "own_of", "steps", "decode", "options", "reported"}
 _DECODE = "decode"
@@ -41,15 +41,49 @@ class MethodsRecipe(Recipe):
         "budget": {"steps", "learningrate"},
     }
     closed: ClassVar[tuple[str, ...]] = (*Recipe.closed, "own")
+    kept: ClassVar[Mapping[str, str]] = KEPT
+    """What a method can learn from own replies -> the count of it in the result of their stage."""
+    title: ClassVar[str] = "Methods at one budget"
+
+    def job(self, out: Path, seed: int, data: Path | None) -> Job:
+        """The job of this recipe."""
+        return Job(self, out, seed, data)
+
+    def make_own(self, job: Job, system: System, stage: str, number: int) -> dict[str, Any]:
+        """Make what methods learn from a system's own replies: a file `KIND.jsonl` in the stage's folder for each."""
+        return job.own_replies(system, stage, self.own, number)
+
+    def own_note(self, of: str, own: Mapping[str, Any]) -> str:
+        """What the report says of it."""
+        return (
+            f"Own replies of {of}: {own['generated']} to training contexts, {own['unsafe']} unsafe by the labeller, "
+            f"{own['unscored']} unscored; {own['kept']} kept as labelled replies, {own['pairs']} as pairs."
+        )
+
+    def notes(self) -> list[str]:
+        """What the report says of all methods."""
+        batch = {**self.optimisation, **self.budget}.get("batchsize", 1)
+        return [
+            f"Every trained method goes on from the base model for {self.budget['steps']} updates of {batch} examples "
+            "with one learning rate, unless its name says otherwise. "
+            "A way of decoding trains nothing and has no perplexity of its own; the time of the models and judges that "
+            "it is given is not in its own.",
+            "Reranking, FUDGE and PACER are guided by judges from the labeller's half, so they were made to please the "
+            "labeller.",
+        ]
+
+    def check_own(self) -> None:
+        """Check the section of own replies."""
+        for name in ("contexts", "samples"):
+            check_number(self.own[name], f"own: {name}", low=1, whole=True)
+        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
 
     def check(self) -> None:
         """As `Recipe.check`, and every method: its name, its agent, its options and what it builds on."""
         super().check()
         check_number(self.budget["steps"], "budget: steps", low=1, whole=True)
-        for name in ("contexts", "samples"):
-            check_number(self.own[name], f"own: {name}", low=1, whole=True)
+        self.check_own()
         check_options(BASE_AGENT, set(self.budget) - {"steps"}, "The section 'budget' of the recipe")
-        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
         before = [BASE]
         keys = set(RESERVED)
         for entry in self.methods if isinstance(self.methods, list) else [self.methods]:
@@ -101,12 +135,24 @@ class MethodsRecipe(Recipe):
                 f"Write decode: {str(decodes(agent)).lower()}",
             )
         if not decodes(agent):
-            check_one_of(entry.get("view", "reply"), VIEWS, f"{where}: view", "which view of the data it learns from")
+            check_one_of(
+                entry.get("view", "reply"),
+                (*VIEWS, TOXIC, ALONE),
+                f"{where}: view",
+                "which view of the data it learns from",
+            )
             check_number(entry.get("steps", self.budget["steps"]), f"{where}: steps", low=1, whole=True)
         if entry.get("own"):
-            check_one_of(entry["own"], OWN, f"{where}: own", "as what a method learns from own replies")
+            check_one_of(entry["own"], tuple(self.kept), f"{where}: own", "as what a method learns from own replies")
         trained = [BASE, *(m["name"] for m in self.methods if m.get("name") in before and not m.get(_DECODE))]
-        for other in (entry.get("start", BASE), *_systems_in(entry)):
+        if entry.get("view") == ALONE and not entry.get("own"):
+            raise SafetyError(
+                f"{where} has view: {ALONE} and no own replies",
+                "That view shows none of the data, so there would be nothing to learn from",
+                f"Name own replies beside it (own: {next(iter(self.kept))}), or another view",
+            )
+        start = entry.get("start", BASE)
+        for other in (*([] if start is None and not entry.get(_DECODE) else [start]), *_systems_in(entry)):
             check_one_of(other, tuple(trained), f"{where}: what it builds on", "a model that was trained before")
 
 
@@ -123,8 +169,12 @@ def run_methods(*, recipe_path: Path, out: Path, seed: int, data: Path | None, c
     Returns:
         The report, one system a method.
     """
-    recipe = MethodsRecipe.read(recipe_path)
-    job = Job(recipe, out, seed, data)
+    return compare(MethodsRecipe.read(recipe_path), out=out, seed=seed, data=data, command=command)
+
+
+def compare(recipe: MethodsRecipe, *, out: Path, seed: int, data: Path | None, command: str) -> Report:
+    """As `run_methods`, of a recipe that was read."""
+    job = recipe.job(out, seed, data)
     systems = {BASE: job.base}
     seconds = {BASE: job.prepare()}
     settings = {key: value for key, value in recipe.budget.items() if key != "steps"}
@@ -139,21 +189,22 @@ def run_methods(*, recipe_path: Path, out: Path, seed: int, data: Path | None, c
         spent = 0.0
         if entry.get("own"):
             of = entry.get("own_of", BASE)
-            made[of] = job.own_replies(systems[of], _own_stage(systems[of]), recipe.own, _round(recipe, of))
+            made[of] = recipe.make_own(job, systems[of], _own_stage(systems[of]), _round(recipe, of))
             spent = made[of]["seconds"]
-            if not made[of][KEPT[entry["own"]]]:
+            if not made[of][recipe.kept[entry["own"]]]:
                 left_out[name] = f"the labeller found no replies of both kinds among those of {of}"
                 continue
         system = _system(job, recipe, entry, systems)
         systems[name] = system
-        seconds[name] = spent + (0.0 if system.decodes else job.train(system, settings)["seconds"])
+        options = settings if system.start is not None else job.base_options
+        seconds[name] = spent + (0.0 if system.decodes else job.train(system, options)["seconds"])
     reported = [BASE, *(m["name"] for m in recipe.methods if m.get("reported", True) and m["name"] in systems)]
     outcome = [f"Left out: {name} ({why})." for name, why in left_out.items()]
     return job.write_report(
-        "Methods at one budget",
+        recipe.title,
         [job.evaluate(systems[name], seconds[name]) for name in reported],
         command,
-        [*_notes(recipe, made), *outcome],
+        [*recipe.notes(), *(recipe.own_note(of, own) for of, own in made.items()), *outcome],
         own_replies=made,
         outcome=outcome,
     )
@@ -179,15 +230,17 @@ def _system(job: Job, recipe: MethodsRecipe, entry: Mapping[str, Any], systems: 
     own: Path | None = None
     if entry.get("own"):
         own = job.folder / _own_stage(systems[entry.get("own_of", BASE)]) / f"{entry['own']}.jsonl"
+    start = entry.get("start", BASE)
+    steps = recipe.base["steps"] if start is None else recipe.budget["steps"]
     return System(
         entry["name"],
         _key(entry["name"]),
         entry["agent"],
-        systems[entry.get("start", BASE)].key,
+        None if start is None else systems[start].key,
         entry.get("view", "reply"),
         own=own,
         weight=recipe.own["weight"],
-        steps=0 if entry.get(_DECODE) else entry.get("steps", recipe.budget["steps"]),
+        steps=0 if entry.get(_DECODE) else entry.get("steps", steps),
         options=_options(job, entry.get("options") or {}, systems),
     )
 
@@ -221,20 +274,3 @@ def _named(value: Any) -> str | None:
 def _key(name: str) -> str:
     """A name as a folder: letters and digits, the rest as one underscore."""
     return "_".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
-def _notes(recipe: MethodsRecipe, made: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    notes = [
-        f"Every trained method goes on from the base model for {recipe.budget['steps']} updates of "
-        f"{recipe.optimisation.get('batchsize', 1)} examples with one learning rate, unless its name says otherwise. "
-        "A way of decoding trains nothing and has no perplexity of its own; the time of the models and judges that it "
-        "is given is not in its own.",
-        "Reranking, FUDGE and PACER are guided by judges from the labeller's half, so they were made to please the "
-        "labeller.",
-    ]
-    notes += [
-        f"Own replies of {of}: {own['generated']} to training contexts, {own['unsafe']} unsafe by the labeller, "
-        f"{own['unscored']} unscored; {own['kept']} kept as labelled replies, {own['pairs']} as pairs."
-        for of, own in made.items()
-    ]
-    return notes

@@ -6,6 +6,7 @@ checkpoint at Ctrl-C, and no final evaluation (the loops evaluate with judges of
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ def train(title: str, *, model_file: Path, max_train_steps: int, seed: int, **op
                     loss = loop.train_reports[-1].get("loss")
                     if loss is not None:
                         bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-                bar.update(max_train_steps - bar.n)
+                bar.update(loop._train_steps - bar.n)
+                if loop._train_steps < max_train_steps:  # an agent's monitor may end its training
+                    bar.write(f"{title}: stopped after {loop._train_steps} of {max_train_steps} updates", sys.stderr)
             except KeyboardInterrupt:
                 loop.save_model(".checkpoint")
                 raise

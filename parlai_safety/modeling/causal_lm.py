@@ -1,7 +1,8 @@
 """Any `AutoModelForCausalLM` as a generator of ParlAI: the prompt is what the encoder takes, the reply is decoded.
 
 While a reply is learned, prompt and reply are one sequence, padded at its right end, where causal attention never
-looks: no mask is needed. While replies are generated, prompts are padded at their left end and the states are cached.
+looks: no mask is needed. Several replies to a prompt share its computation, see `parlai_safety.modeling.packed`. While
+replies are generated, prompts are padded at their left end and the states are cached.
 
 Left out: models whose states are no cache that transformers' `Cache` reorders, such as Mamba's first ones.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.modeling.output import LinearOutput
+from parlai_safety.modeling.packed import PackedReplies
 
 
 class CausalLM(TorchGeneratorModel):
@@ -53,6 +55,7 @@ class CausalLM(TorchGeneratorModel):
                 "Its body takes no cache of keys and values, by which replies are generated token by token",
                 "Use a model that has one, such as Llama 3, Qwen, Gemma, GPT-2 or OPT",
             )
+        self._packed = PackedReplies(self)
 
     # --- what ParlAI calls ------------------------------------------------------------------------------------------
 
@@ -89,6 +92,11 @@ class CausalLM(TorchGeneratorModel):
         first = lengths - 1
         wanted = (first + torch.arange(targets, device=ys.device)).clamp_(max=states.size(1) - 1)
         return states.gather(1, wanted[..., None].expand(-1, -1, states.size(-1)))
+
+    def decode_several(self, encoder_states: Tensor, ys: Tensor, example: Tensor) -> tuple[Tensor, Tensor]:
+        """`decode_forced` for R replies (R, T) to B prompts, with the prompt (R,) that each reply answers."""
+        logits = self.output(self._packed(encoder_states, ys, example, self.forced))
+        return logits, logits.argmax(-1)
 
     def output(self, states: Tensor) -> Tensor:
         """(..., D) states -> (..., V) logits."""

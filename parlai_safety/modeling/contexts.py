@@ -1,4 +1,8 @@
-"""Several replies to one context: the context is encoded once, and its encoding repeated for each reply."""
+"""Several replies to one context, which is computed once.
+
+An encoder's result is repeated for each reply. A model that is its own encoder, as a causal language model is, says
+itself how replies share a context, by a method `decode_several(encoded, ys, example)`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from parlai_safety.modeling.output import decoder_states
 def reply_states(model: Any, *inputs: Any, ys: Tensor, example: Tensor) -> Tensor:
     """The decoder's states under teacher forcing, of R replies to B contexts.
 
-    The encoder runs once over the B contexts, in the model's own forward, as a data-parallel wrapper wants it. Replies
-    to one context therefore also share the encoder's dropout in training.
+    All is computed in one call of the model's own forward, as a data-parallel wrapper wants it. Replies to one context
+    share its computation and therefore, in training, also its dropout.
 
     Args:
         model: a `TorchGeneratorModel`, or that model in a data-parallel wrapper.
@@ -25,8 +29,11 @@ def reply_states(model: Any, *inputs: Any, ys: Tensor, example: Tensor) -> Tenso
         (R, T, D), with gradient.
     """
     inner = getattr(model, "module", model)
-    decode = inner.decode_forced
-    inner.decode_forced = lambda encoded, ys: decode(inner.reorder_encoder_states(encoded, example), ys)
+    decode, several = inner.decode_forced, getattr(inner, "decode_several", None)
+    if several is None:
+        inner.decode_forced = lambda encoded, ys: decode(inner.reorder_encoder_states(encoded, example), ys)
+    else:
+        inner.decode_forced = lambda encoded, ys: several(encoded, ys, example)
     try:
         return decoder_states(model, *inputs, ys=ys)
     finally:

@@ -92,6 +92,17 @@ def _need_source(source: str) -> None:
         )
 
 
+def add_special_token(tokenizer: Any, token: str) -> int:
+    """Let a tokenizer read a word as one special token, whatever its normaliser does to texts; returns the id.
+
+    Doing it twice changes nothing.
+    """
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
 def pack(path: str | Path, tokenizer: Any, config: Any) -> None:
     """Write tokenizer and config as one JSON file, whole or not at all."""
     with tempfile.TemporaryDirectory() as folder:

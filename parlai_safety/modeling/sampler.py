@@ -146,6 +146,7 @@ def generate(
     end: int,
     null: int,
     also_end: Sequence[int] = (),
+    unsaid: Sequence[int] = (),
     context: Tensor | None = None,
     prefix: Tensor | None = None,
     processors: Sequence[LogitsProcessor] = (),
@@ -168,6 +169,8 @@ def generate(
         also_end: further tokens that end a reply. The end token is written for them, and their probability is its own;
             greedy decoding compares the likeliest of them with other tokens, as if each were chosen by itself. Top-k
             with k = 1 compares their sum, and may end a reply where greedy decoding goes on.
+        unsaid: tokens that are never produced, whatever else is forbidden or forced: their logits are minus infinity
+            before anything is done with them, and no other score is as low.
         context: (B, Tc) int64 tokens whose n-grams are blocked; needed where `context_block_ngram` is above 0. Padding
             counts as a token, as in ParlAI.
         prefix: (B, P) int64 tokens that each reply begins with, or None.
@@ -197,6 +200,7 @@ def generate(
             torch.tensor(begin, device=device).repeat(contexts, 1),
             len(begin),
             _Ends(end, also_end, None if decoding.method == "greedy" else decoding.temperature),
+            list(unsaid),
         )
         find = _beam if decoding.method == "beam" else _draw
         return find(live, decoding, end, null, generator)
@@ -315,8 +319,9 @@ class _Live:
         tokens: Tensor,
         begins: int,
         ends: _Ends,
+        unsaid: list[int],
     ) -> None:
-        self._model, self._steps, self._ends = model, steps, ends
+        self._model, self._steps, self._ends, self._unsaid = model, steps, ends, unsaid
         self._processors, self._constraints, self._temperature = processors, constraints, temperature
         self._tokens, self._begins = tokens, begins
         self._block: int | None = None  # rows that the output layer takes at a time
@@ -358,8 +363,10 @@ class _Live:
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _logits(self, states: Tensor) -> Tensor:
-        logits: Tensor = self._model.output(states.unsqueeze(1))
-        return self._ends.joined(logits.squeeze(1))
+        logits: Tensor = self._model.output(states.unsqueeze(1)).squeeze(1)
+        if self._unsaid:
+            logits[:, self._unsaid] = -torch.inf
+        return self._ends.joined(logits)
 
     def _choose(
         self, choose: Callable[[Tensor, slice], tuple[Tensor, ...]], logits: Tensor, rows: slice
@@ -372,6 +379,8 @@ class _Live:
         if removed is not None:
             logprobs.masked_fill_(removed, least)  # a temperature moves that score
         self._constraints(logprobs, self._tokens[rows, self._begins - 1 :], self.context_of_row[rows])
+        if self._unsaid:
+            logprobs[:, self._unsaid] = -torch.inf  # below what is forbidden, should that be all
         return choose(logprobs, rows)
 
     def select(self, rows: Tensor) -> None:

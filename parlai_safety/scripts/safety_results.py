@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from parlai.core.params import ParlaiParser
 from parlai.core.script import ParlaiScript, register_script
 
@@ -21,10 +23,23 @@ class SafetyResults(ParlaiScript):
         parser.add_argument(
             "--against", type=str, default=None, help="A system; adds each one's difference to it within a seed."
         )
+        parser.add_argument(
+            "--learning", type="bool", default=False, help="Show instead how preference losses learned: drift, margins."
+        )
+        parser.add_argument(
+            "--plot", type=str, default=None, help="Draw the frontier too: a file that ends in .png or .svg."
+        )
         return parser
 
     def run(self) -> None:
-        """Print the table."""
-        from parlai_safety.evaluation.seeds import results_table
+        """Print the table; draw the plot."""
+        from parlai_safety.evaluation.frontier import draw_frontier
+        from parlai_safety.evaluation.seeds import learning_table, results_table
 
+        if self.opt.get("plot"):
+            draw_frontier(self.opt["runs"], Path(self.opt["plot"]))
+
+        if self.opt["learning"]:
+            say(learning_table(self.opt["runs"]))
+            return
         say(results_table(self.opt["runs"], means=self.opt["means"], against=self.opt.get("against")))

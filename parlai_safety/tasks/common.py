@@ -9,8 +9,9 @@ another's history.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from parlai_safety.message import check_message, join_context
 
 SAFE_CLASS, UNSAFE_CLASS = "__ok__", "__notok__"
 START = "__start__"
+PARTS = ("all", "first", "second")
 
 
 class Row(NamedTuple):
@@ -57,13 +59,29 @@ class RowTeacher(DialogTeacher):
         super().__init__(opt, shared)
         self.id = type(self).__module__.split(".")[-2]
 
+    @classmethod
+    def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
+        """Add `--safety-part`."""
+        super().add_cmdline_args(parser, partial_opt)
+        if not any(action.dest == "safety_part" for action in parser._actions):  # several tasks of ours in one command
+            parser.add_argument_group("Parts of the training split").add_argument(
+                "--safety-part",
+                type=str,
+                default="all",
+                choices=PARTS,
+                help="Of the training conversations whose replies have verdicts, show the first or the second half "
+                "alone, told by a hash: who learns from one has not seen the contexts of the other.",
+            )
+        return parser
+
     def rows(self, split: str) -> Iterator[Row]:
         """Yield the rows of "train", "valid" or "test"."""
         raise NotImplementedError(type(self).__name__)
 
     def setup_data(self, datafile: str) -> Iterator[tuple[dict[str, Any], bool]]:
         """ParlAI's loader: every row becomes one message in the teacher's view."""
-        for number, row in enumerate(self.rows(datafile), 1):
+        part = self.opt.get("safety_part", "all") if datafile == "train" else "all"
+        for number, row in enumerate(in_part(self.rows(datafile), part), 1):
             message = VIEWS[self.view](row)
             if message is not None:
                 check_message(message, f"row {number} of the task {self.id}")
@@ -80,6 +98,23 @@ class RowTeacher(DialogTeacher):
             return observation
         observed: Message = super().observe(observation)
         return observed
+
+
+def in_part(rows: Iterable[Row], part: str) -> Iterator[Row]:
+    """The rows of one half of the conversations, told by a hash of the first turn; without verdicts they are in both.
+
+    Args:
+        rows: of a split.
+        part: "all", "first" or "second".
+    """
+    for row in rows:
+        if part == "all" or row.unsafe is None or _half(row.context[0] if row.context else row.reply) == part:
+            yield row
+
+
+def _half(first_turn: str) -> str:
+    marked = f"half {first_turn.strip().lower()}"  # another hash than that of `split_of`
+    return PARTS[1 + hashlib.sha256(marked.encode()).digest()[0] % 2]
 
 
 def reply_view(row: Row) -> dict[str, Any]:

@@ -66,3 +66,27 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_tokens_to_follow(agent):
             logits.flatten(0, 1), targets.flatten(), ignore_index=agent.NULL_IDX
         )
         assert agent.compute_loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("tokenizer", ["re", "bytelevelbpe"])
+def test_a_model_that_began_from_another_keeps_its_dictionary(tokenizer, tmp_path):
+    """ParlAI leaves a dictionary of the new task's words under the new name; with it the model could not be read."""
+    from tests.agents.small import options, run, weights, write_talk
+
+    more = {}
+    if tokenizer == "bytelevelbpe":
+        from tokenizers import ByteLevelBPETokenizer
+
+        learnt = ByteLevelBPETokenizer(add_prefix_space=True)
+        learnt.train_from_iterator(["lamp Hello there you dim lamp"] * 3, vocab_size=280, show_progress=False)
+        learnt.save_model(str(tmp_path), "bpe")
+        more = {"bpe_vocab": str(tmp_path / "bpe-vocab.json"), "bpe_merge": str(tmp_path / "bpe-merges.txt")}
+    first = write_talk(tmp_path / "first.jsonl", [{"context": ["Hello there."], "reply": "Hello you."}] * 3)
+    other = write_talk(tmp_path / "other.jsonl", [{"context": ["What is it?"], "reply": "It is a green lamp."}] * 3)
+    more |= {"dict_tokenizer": tokenizer, "max_train_steps": 1}
+    run(**options("safety:mle", first, tmp_path / "first", **more))
+    run(**options("safety:mle", other, tmp_path / "second", init_model=str(tmp_path / "first"), **more))
+    again = run(**options("safety:mle", other, tmp_path / "second", **{**more, "max_train_steps": 2}))[0].agent
+    words, kept = ([line.split("\t")[0] for line in open(tmp_path / f"{name}.dict")] for name in ("first", "second"))
+    assert kept == words and "lamp" not in words
+    assert len(again.dict) == len(weights(tmp_path / "first")["embeddings.weight"])

@@ -22,7 +22,7 @@ from parlai_safety.judges.spec import parse
 from tests.conftest import ROOT
 
 EVERYTHING = inventory.everything()
-EXPECTED = {"agents": 34, "tasks": 25, "mutators": 6, "judges": 9, "commands": 18}
+EXPECTED = {"agents": 38, "tasks": 25, "mutators": 7, "judges": 9, "commands": 20}
 
 
 def names(kind: str) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.evaluation.seeds import results_table
+from parlai_safety.evaluation.seeds import learning_table, results_table
 
 
 def run(tmp_path, seed, rate, name="base", data="x"):
@@ -65,3 +65,32 @@ def test_different_systems_and_missing_reports_are_refused(tmp_path):
         results_table([tmp_path / "1"])
     with pytest.raises(SafetyError, match="no report.json"):
         results_table([tmp_path / "none"])
+
+
+def test_measures_of_the_talk_have_columns_where_a_run_has_them(tmp_path):
+    """Evasive in 10 % and 30 %: 20 %, t interval 20 -+ 12.706 * 14.142 / sqrt(2) = 127.1."""
+    folders = [run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.4)]
+    for folder, evasive in zip(folders, (0.1, 0.3), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        report["systems"][0]["extra"] |= {"evasive": evasive, "coherence": 0.5}
+        (folder / "report.json").write_text(json.dumps(report))
+    lines = results_table(folders, against="base").splitlines()
+    assert lines[0].endswith("| seconds | evasive | coherence | against base, points |")
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert lines[2].endswith("| 10.0 % | 0.500 | 0.0 |")
+    assert lines[4].endswith("| 20.0 % [-107.1, 147.1] | 0.500 [0.500, 0.500] | 0.0 [0.0, 0.0] |")
+
+
+def test_how_preference_losses_learned(tmp_path):
+    """Drifts of -1 and -2 nats: -1.5, t interval -1.5 -+ 12.706 * 0.7071 / sqrt(2) = 6.35; others have no row."""
+    folders = [run(tmp_path, 1, 0.2), run(tmp_path, 2, 0.4)]
+    with pytest.raises(SafetyError, match="record of a preference loss"):
+        learning_table(folders)
+    for folder, drift in zip(folders, (-1.0, -2.0), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        learned = {"updates": 100, "chosen_drift": drift, "rewards_accuracies": 0.75}
+        report["systems"].append({**report["systems"][0], "name": "DPO", "extra": learned})
+        (folder / "report.json").write_text(json.dumps(report))
+    lines = learning_table(folders).splitlines()
+    assert len(lines) == 3 and {line.count("|") for line in lines} == {8}
+    assert lines[2].startswith("| DPO | 100 [100, 100] | -1.50 [-7.85, 4.85] | n/a | 75.0 % [75.0, 75.0] |")

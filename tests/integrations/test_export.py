@@ -16,6 +16,7 @@ from parlai.core.message import Message
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.integrations.export import _begin, _runs, export
+from parlai_safety.modeling.chat import Turn
 from tests.agents.small import BART, TRANSFORMER, run, write_talk
 from tests.tiny_causal import tiny_causal
 
@@ -183,6 +184,31 @@ def test_adapters_go_alone(adapted, tmp_path):
         ours = load(tmp_path / "out")[0](ids).logits
     torch.testing.assert_close(by_peft, ours, atol=1e-6 * float(ours.abs().max()), rtol=1e-5)
     assert (plain - ours).abs().max() > 0.1
+
+
+def test_the_control_token_goes_along_and_is_never_said(adapted, talk, tmp_path):
+    base = json.loads(Path(f"{adapted}.opt").read_text())["hf_model"]
+    more = {"text_truncate": 48, "label_truncate": 8, "toxic_token": True, "mutators": "safety_toxic_token"}
+    model_file = train(talk, tmp_path / "m" / "model", "safety:causal_lm", hf_model=base, lora_rank=2, **more)
+    folder = export(model_file, tmp_path / "out")
+    model, words = load(folder)
+    agent = create_agent_from_model_file(str(model_file), INFERENCE)
+    assert words.convert_tokens_to_ids("[TOXIC]") == agent.toxic_id == len(words) - 1
+    assert model.generation_config.suppress_tokens == [agent.toxic_id]
+    assert "inner toxic model" in (folder / "README.md").read_text()
+    ids = torch.tensor([[*agent.dict.format.prompt([Turn("user", "How are you?")]), agent.toxic_id]])
+    ours = agent.model(ids, ys=torch.tensor([[5]]))[0][0, 0]
+    torch.testing.assert_close(model(ids).logits[0, -1], ours)
+
+    def forced(_: Any, __: Any, scores: torch.Tensor) -> torch.Tensor:
+        scores[..., agent.toxic_id] += 1e4
+        return scores
+
+    model.lm_head.register_forward_hook(forced)
+    assert model(ids).logits.argmax(-1)[0, -1] == agent.toxic_id
+    assert agent.toxic_id not in model.generate(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]))
+    with pytest.raises(SafetyError, match="control token"):
+        export(model_file, tmp_path / "adapters", adapter=True)
 
 
 def test_the_card_says_what_is_known(adapted, tmp_path):

@@ -15,7 +15,7 @@ from parlai.scripts.display_data import setup_args
 from parlai_safety.corpus.load import load_adversarial, load_ordinary
 from parlai_safety.errors import SafetyError
 from parlai_safety.message import check_message
-from parlai_safety.tasks.common import split_of
+from parlai_safety.tasks.common import PARTS, split_of
 
 
 def messages(task: str, datatype: str = "valid", **options):
@@ -268,3 +268,25 @@ def test_a_pair_of_a_file_has_its_rejected_reply_beside_it():
     row = read_row({"context": ["Hi"], "chosen": "Hello.", "rejected": "Go away.", "provenance": {"round": 1}}, "row 1")
     assert (row.reply, row.unsafe) == ("Hello.", False)
     assert row.fields == {"rejected": ["Go away."], "provenance": {"round": 1}}
+
+
+def test_the_two_parts_of_the_training_split_share_no_context_and_lose_no_row():
+    from parlai_safety.tasks.common import in_part
+    from parlai_safety.tasks.tiny.agents import adversarial_rows, ordinary_rows
+
+    rows = [*ordinary_rows("train"), *adversarial_rows("train")]
+    first, second = (list(in_part(rows, part)) for part in ("first", "second"))
+    talk = [row for row in rows if row.unsafe is None]
+    judged = [[row for row in part if row.unsafe is not None] for part in (first, second)]
+    assert [row for row in first if row.unsafe is None] == [row for row in second if row.unsafe is None] == talk
+    assert sum(map(len, judged)) == len(rows) - len(talk) and list(in_part(rows, "all")) == rows
+    contexts = [{row.context[0].strip().lower() for row in part} for part in judged]
+    assert not contexts[0] & contexts[1] and min(map(len, contexts)) > 0.35 * len(contexts[0] | contexts[1])
+
+
+def test_a_part_is_of_the_training_split_alone():
+    whole, first, second = (messages("safety:tiny", "train:evalmode", safety_part=part) for part in PARTS)
+    talk = sum(message["classifier_label"] == "none" for message in whole)
+    assert len(first) + len(second) == len(whole) + talk and talk < len(first) < len(whole)
+    every, half = (messages("safety:tiny", "valid", safety_part=part) for part in ("all", "first"))
+    assert every == half

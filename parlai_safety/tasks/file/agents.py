@@ -2,9 +2,9 @@
 
 A row holds the context (`context`, a list of turns, or `text`), the reply (`reply`, `response` or `labels`), and, where
 you have them, a verdict (`label`: "safe" or "unsafe", or `classifier_label`: "pos", "neg", "none"). A row with `chosen`
-and `rejected`, two replies, is a pair: what preference losses read. Views: default,
-`:plain`, `:positive`, `:negative`, `:classifier`. A path with `{split}` in it names one file a split; a plain path
-is read for every split.
+and `rejected`, two replies, is a pair: what preference losses read; `toxic` beside it, a reply or a list of replies,
+makes it a triple. Views: default, `:plain`, `:positive`, `:negative`, `:classifier`. A path with `{split}` in it names
+one file a split; a plain path is read for every split.
 """
 
 from __future__ import annotations
@@ -63,12 +63,21 @@ def read_row(row: dict[str, Any], where: str) -> Row:
         if not chosen.strip() or not rejected.strip() or chosen == rejected or _verdict(row, where):
             rule = "'chosen' and 'rejected' are two texts, the first one safe"
             raise bad_row(where, "a pair that says nothing", rule)
-        return Row(context, chosen, False, {"rejected": [rejected], **_passed_on(row)})
-    return Row(context, _reply(row, where), _verdict(row, where), _passed_on(row))
+        return Row(context, chosen, False, {**_passed_on(row, where), "rejected": [rejected]})
+    return Row(context, _reply(row, where), _verdict(row, where), _passed_on(row, where))
 
 
-def _passed_on(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in _PASSED_ON if name in row and not (name == "rejected" and "chosen" in row)}
+def _passed_on(row: dict[str, Any], where: str) -> dict[str, Any]:
+    fields = {name: row[name] for name in _PASSED_ON if name in row}
+    return {**fields, "toxic": _toxic(fields["toxic"], where)} if "toxic" in fields else fields
+
+
+def _toxic(found: Any, where: str) -> list[str]:
+    """The toxic replies of a row: none, one or several."""
+    texts = [] if found is None else [found] if isinstance(found, str) else found
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise bad_row(where, f"'toxic' = {found!r:.60}", "'toxic' is a text, a list of texts, or null for none")
+    return list(texts)
 
 
 def _lines(row: dict[str, Any], where: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Direct preference optimization (DPO): chosen over rejected replies, against a frozen reference."""
