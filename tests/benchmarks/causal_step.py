@@ -19,15 +19,12 @@ It judges nothing. The wish is at least 1.0 for speed and at most 1.0 for memory
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,9 +39,10 @@ from parlai.core.agents import create_agent
 from parlai.core.torch_agent import Batch
 from parlai.scripts.train_model import TrainModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from parlai_safety import compat, plugin
+from tests.benchmarks.steps import AtSteps, Peak, Took, apart, now, since
 from tests.tiny_causal import tiny_causal
 
 THREADS = int(os.environ["OMP_NUM_THREADS"])
@@ -145,19 +143,6 @@ def agent_step(agent: Any, talk: Talk) -> Callable[[], None]:
     return run
 
 
-class AtSteps(TrainerCallback):
-    """Calls two functions, each with the number of the step."""
-
-    def __init__(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
-        self.before, self.after = before, after
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.before(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after(state.global_step - 1)
-
-
 class Batches(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """Batches that are made already."""
 
@@ -203,30 +188,6 @@ def train_with_trainer(place: Path, folder: Path, talks: list[Talk], callback: A
     return model
 
 
-def apart(one: Any, other: Any, begun: Any) -> float:
-    """How far two trained models are from each other, as a share of the way that one went."""
-    far, went = 0.0, 0.0
-    for a, b, c in zip(one.parameters(), other.parameters(), begun.parameters(), strict=True):
-        far += float((a - b).detach().double().square().sum())
-        went += float((a - c).detach().double().square().sum())
-    return (far / went) ** 0.5
-
-
-class Took(NamedTuple):
-    """Seconds: on the clock, and of this process alone, which other work on the machine disturbs less."""
-
-    wall: float
-    cpu: float
-
-
-def now() -> Took:
-    return Took(time.perf_counter(), time.process_time())
-
-
-def since(before: Took) -> Took:
-    return Took(*(b - a for a, b in zip(before, now(), strict=True)))
-
-
 def spread(values: list[float], form: str) -> str:
     return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
@@ -265,27 +226,6 @@ def compare(sizes: Sizes, folder: Path, repeats: int) -> float:
     return medians["wall"]
 
 
-def resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-class Peak:
-    """Resident memory of a step above what was there before it."""
-
-    def __init__(self) -> None:
-        self.bytes, self._before = 0, 0
-
-    def begin(self, step: int) -> None:
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        self._before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-
-    def end(self, step: int) -> None:
-        self.bytes = resident("VmHWM") - self._before
-
-
 def peak_of_step(kind: str, sizes: Sizes, folder: Path) -> int:
     """Bytes of one step at its peak; to be run in a process of its own, after a small step."""
     place, peak = make_model(sizes, folder), Peak()
@@ -299,7 +239,7 @@ def peak_of_step(kind: str, sizes: Sizes, folder: Path) -> int:
             peak.begin(number)
             step()
             peak.end(number)
-    return peak.bytes
+    return peak.step
 
 
 def peak_in_own_process(kind: str, name: str, folder: Path) -> int:

@@ -36,15 +36,12 @@ reply.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -61,11 +58,12 @@ from parlai.core.agents import create_agent
 from parlai.core.torch_agent import Batch
 from parlai.scripts.train_model import TrainModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
 from parlai_safety import compat, plugin
+from tests.benchmarks.steps import AtSteps, Peak, Took, apart, now, since
 from tests.tiny_causal import tiny_causal
 
 THREADS = int(os.environ["OMP_NUM_THREADS"])
@@ -179,19 +177,6 @@ def agent_step(agent: Any, talk: Talk, replies: int = 2) -> Callable[[], None]:
     return run
 
 
-class AtSteps(TrainerCallback):
-    """Calls two functions, each with the number of the step."""
-
-    def __init__(self, before: Callable[[int], None], after: Callable[[int], None]) -> None:
-        self.before, self.after = before, after
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.before(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after(state.global_step - 1)
-
-
 class Tokenized(DPOTrainer):
     """TRL's trainer on data that is tokenized already."""
 
@@ -234,30 +219,6 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def apart(one: Any, other: Any, begun: Any) -> float:
-    """How far two trained models are from each other, as a share of the way that one went."""
-    far, went = 0.0, 0.0
-    for a, b, c in zip(one.parameters(), other.parameters(), begun.parameters(), strict=True):
-        far += float((a - b).detach().double().square().sum())
-        went += float((a - c).detach().double().square().sum())
-    return (far / went) ** 0.5
-
-
-class Took(NamedTuple):
-    """Seconds: on the clock, and of this process alone, which other work on the machine disturbs less."""
-
-    wall: float
-    cpu: float
-
-
-def now() -> Took:
-    return Took(time.perf_counter(), time.process_time())
-
-
-def since(before: Took) -> Took:
-    return Took(*(b - a for a, b in zip(before, now(), strict=True)))
 
 
 def timed(run: Callable[[], None]) -> Took:
@@ -336,30 +297,6 @@ def compare(sizes: Sizes, folder: Path, repeats: int, *, ragged: bool) -> dict[s
                     "cached": ratio(took.adpo, took.cached) * 2 / 3,
                 }
     return found
-
-
-def resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
-class Peak:
-    """Resident memory of a step."""
-
-    def __init__(self) -> None:
-        self.begun = resident("VmRSS")
-        self.step = self.whole = 0
-        self._before = 0
-
-    def begin(self, step: int) -> None:
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        self._before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-
-    def end(self, step: int) -> None:
-        highest = resident("VmHWM")
-        self.step, self.whole = highest - self._before, highest - self.begun
 
 
 AGENTS: dict[str, dict[str, Any]] = {"first": {}, "cached": {}, "again": {"gradient_checkpointing": True}, "adpo": {}}
