@@ -35,8 +35,8 @@ from parlai_safety.losses.adpo import ADPOOutput, adpo_loss, check_adpo
 from parlai_safety.losses.dpo import PREFERENCES
 from parlai_safety.modeling.contexts import reply_states
 from parlai_safety.modeling.control import append_token
+from parlai_safety.modeling.frozen import silence_dropout
 from parlai_safety.modeling.preference_output import Replies, SummedLoss, summed_loss
-from parlai_safety.modeling.reference import silence_dropout
 from parlai_safety.options import add_options, option, options_from
 
 

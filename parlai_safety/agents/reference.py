@@ -25,15 +25,9 @@ from parlai_safety.agents.labelled import LabelledMixin
 from parlai_safety.errors import SafetyError
 from parlai_safety.message import TOXIC_TOKEN
 from parlai_safety.modeling.attention import fused_attention
+from parlai_safety.modeling.frozen import adapters_add_nothing, silence_adapters, without_adapters
 from parlai_safety.modeling.number_store import NumberStore
-from parlai_safety.modeling.reference import (
-    FrozenScores,
-    adapters_add_nothing,
-    shape_hash,
-    silence_adapters,
-    weights_hash,
-    without_adapters,
-)
+from parlai_safety.modeling.reference import FrozenScores, shape_hash, weights_hash
 from parlai_safety.options import add_options, option, options_from
 
 BASE, FILE, KEPT, HUB, HELD = "base", "file", "kept", "hf", "held"

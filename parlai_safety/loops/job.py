@@ -331,6 +331,7 @@ class Job:
 
         def work(folder: Path) -> dict[str, Any]:
             tasks, more = self._learned(system.view)
+            common = self._model_options(tasks)
             if system.start is not None:
                 start = self.folder / system.start / "model"
                 if not start.is_file():  # ParlAI would begin with random weights
@@ -349,7 +350,7 @@ class Job:
                 model=system.agent,
                 task=",".join(tasks),
                 multitask_weights=list(tasks.values()) if len(tasks) > 1 else [1],
-                **{**self._model_options(tasks), **options, **(system.options or {}), **more},
+                **{**common, **options, **(system.options or {}), **more},
             )
             return {"steps": system.steps, **_last_report(folder / "model")}
 
@@ -385,8 +386,8 @@ class Job:
             "skip_generation": True,
             **self.recipe.model,
             **self.recipe.optimisation,
-            **(self.source.options_of(tasks) if set(tasks) - {"safety:file"} else {}),
-            **({} if self.part == "all" or not set(tasks) - {"safety:file"} else {"safety_part": self.part}),
+            **(self.source.options_of(tasks) if tasks else {}),
+            **({"safety_part": self.part} if tasks and self.part != "all" else {}),
         }
 
     def agent(self, system: System, **decoding: Any) -> Any:
@@ -565,7 +566,7 @@ class Job:
                 "unsafe_rate_by_labeller": labelled.value,
                 "unsafe_interval_by_labeller": labelled.interval,
                 "loop_rate": result["loop_rate"],
-                **{name: result[name] for name in (*TALK_SCORES, *LEARNING) if name in result},
+                **{name: result[name] for name in TALK_SCORES if name in result},
                 **{name: value for name, value in self._learning(system).items() if name in LEARNING},
             },
         )

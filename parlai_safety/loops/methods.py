@@ -41,6 +41,8 @@ class MethodsRecipe(Recipe):
         "budget": {"steps", "learningrate"},
     }
     closed: ClassVar[tuple[str, ...]] = (*Recipe.closed, "own")
+    own_counts: ClassVar[tuple[str, ...]] = ("contexts", "samples")
+    """Keys of the section of own replies that hold counts."""
     kept: ClassVar[Mapping[str, str]] = KEPT
     """What a method can learn from own replies -> the count of it in the result of their stage."""
     title: ClassVar[str] = "Methods at one budget"
@@ -72,18 +74,14 @@ class MethodsRecipe(Recipe):
             "labeller.",
         ]
 
-    def check_own(self) -> None:
-        """Check the section of own replies."""
-        for name in ("contexts", "samples"):
-            check_number(self.own[name], f"own: {name}", low=1, whole=True)
-        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
-
     def check(self) -> None:
         """As `Recipe.check`, and every method: its name, its agent, its options and what it builds on."""
         super().check()
         check_number(self.budget["steps"], "budget: steps", low=1, whole=True)
-        self.check_own()
+        for name in self.own_counts:
+            check_number(self.own[name], f"own: {name}", low=1, whole=True)
         check_options(BASE_AGENT, set(self.budget) - {"steps"}, "The section 'budget' of the recipe")
+        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
         before = [BASE]
         keys = set(RESERVED)
         for entry in self.methods if isinstance(self.methods, list) else [self.methods]:

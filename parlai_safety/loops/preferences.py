@@ -21,8 +21,8 @@ from parlai_safety.evaluation.statistics import rate
 from parlai_safety.evaluation.suites import distinct_contexts, spread
 from parlai_safety.files import read_jsonl, write_jsonl
 from parlai_safety.judges.verdict import is_unsafe, safe_score
-from parlai_safety.loops.job import BASE_AGENT, Job, System
-from parlai_safety.loops.known import TOXIC, check_number, check_options
+from parlai_safety.loops.job import Job, System
+from parlai_safety.loops.known import TOXIC
 from parlai_safety.loops.methods import MethodsRecipe, compare
 from parlai_safety.loops.training import quiet
 from parlai_safety.loops.triples import SAMPLES, Drawn, make_triples, read_samples
@@ -43,6 +43,7 @@ class PreferenceRecipe(MethodsRecipe):
         **MethodsRecipe.required,
         "own": {"contexts", "samples", "toxic_samples", "decoding", "weight"},
     }
+    own_counts: ClassVar[tuple[str, ...]] = (*MethodsRecipe.own_counts, "toxic_samples")
     kept: ClassVar[Mapping[str, str]] = KINDS
     title: ClassVar[str] = "Adversarial DPO and what it is compared with"
 
@@ -64,12 +65,6 @@ class PreferenceRecipe(MethodsRecipe):
                 "Toxic replies are drawn behind the control token, which the base model has to learn",
                 f"Write base: {{view: {TOXIC}, …}} and model: {{toxic_token: true, …}}",
             )
-
-    def check_own(self) -> None:
-        """Check the section of triples."""
-        for name in ("contexts", "samples", "toxic_samples"):
-            check_number(self.own[name], f"own: {name}", low=1, whole=True)
-        check_options(BASE_AGENT, self.own["decoding"], "The decoding of own replies")
 
     def make_own(self, job: Job, system: System, stage: str, number: int) -> dict[str, Any]:
         """Triples of a system's own replies to the contexts that no model of the job has learnt from."""

@@ -1,15 +1,14 @@
 """A frozen model beside the trained one: told by its weights, asked for log-probabilities, and these kept.
 
-With low-rank adapters that add nothing yet, the frozen model is the trained one without them: no second copy. Left
-out: a frozen model whose weights are sharded over processes.
+Left out: a frozen model whose weights are sharded over processes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -132,45 +131,3 @@ class FrozenScores:
     def _key(self, prompt: list[int], reply: list[int]) -> bytes:
         # As JSON, no two lists of ids are written alike.
         return hashlib.sha256(self._name + json.dumps([prompt, reply]).encode()).digest()
-
-
-def adapters_add_nothing(model: nn.Module) -> bool:
-    """Whether a model has low-rank adapters and they leave it as it is, as fresh ones do: one factor is zero."""
-    factors = [weight for name, weight in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
-    return bool(factors) and not any(weight.any() for weight in factors)
-
-
-def silence_adapters(model: nn.Module) -> None:
-    """Let low-rank adapters add nothing, as fresh ones do."""
-    for name, weight in model.named_parameters():
-        if "lora_B" in name or "lora_embedding_B" in name:
-            weight.data.zero_()
-
-
-@contextmanager
-def without_adapters(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without its low-rank adapters, in evaluation mode, for a while."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield model
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)  # which has them trained again
-        for module, training in modes:
-            module.training = training
-
-
-def silence_dropout(model: nn.Module) -> None:
-    """Take all dropout out of a model: its layers, and the rates that modules hand to functions."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -11,7 +11,7 @@ from parlai.core.agents import create_agent_from_model_file
 
 from parlai_safety.agents.reference import ReferenceMixin
 from parlai_safety.errors import SafetyError
-from parlai_safety.modeling.reference import adapters_add_nothing
+from parlai_safety.modeling.frozen import adapters_add_nothing
 from tests.agents.small import gradients_of, loss_of, metrics_of, options, run, weights
 from tests.agents.small_triples import BACKBONES, TRIPLES, batch_of, begun, log_p, triple_options
 

@@ -9,18 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from parlai_safety.modeling.frozen import adapters_add_nothing, silence_adapters, silence_dropout, without_adapters
 from parlai_safety.modeling.hf import LoraSettings, add_lora, checkpoint_layers, load_lm, read_source
 from parlai_safety.modeling.number_store import NumberStore
 from parlai_safety.modeling.preference_output import reply_logps
-from parlai_safety.modeling.reference import (
-    FrozenScores,
-    adapters_add_nothing,
-    shape_hash,
-    silence_adapters,
-    silence_dropout,
-    weights_hash,
-    without_adapters,
-)
+from parlai_safety.modeling.reference import FrozenScores, shape_hash, weights_hash
 from tests.tiny_causal import tiny_causal
 
 from .small import make_transformer

@@ -30,6 +30,7 @@ from parlai_safety.integrations.trl.base import (
 )
 from parlai_safety.integrations.trl.rows import TokenizedRow, padded, tokenized
 from parlai_safety.losses.adpo import ADPOOutput, adpo_loss, check_adpo
+from parlai_safety.modeling.frozen import adapters_add_nothing, silence_dropout
 
 POSITIONS = ("context_end", "before_reply")
 
@@ -158,7 +159,7 @@ class ADPOTrainer(CompletionTrainer):
                     self.eval_dataset = self._with_scores(self.eval_dataset)
                 self.ref_model = self.toxic_model = None
         if args.disable_dropout:
-            _disable_dropout(self.model)
+            silence_dropout(self.model)
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class ADPOTrainer(CompletionTrainer):
     def _freeze(self) -> None:
         """Have a reference, and where they are given as names, the models themselves."""
         adapters = hasattr(self.model, "peft_config")
-        if self.ref_model is None and adapters and not _adds_nothing(self.model):
+        if self.ref_model is None and adapters and not adapters_add_nothing(self.model):
             raise SafetyError(
                 "the model comes with an adapter that is already trained, and there is no ref_model",
                 "The reference is the model as it is now, and without the adapter it would be another one",
@@ -498,23 +499,6 @@ def _by_reply(values: Tensor, has_toxic: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def _spread(values: Tensor, where: Tensor) -> Tensor:
     return values.new_zeros(where.shape).masked_scatter(where, values)
-
-
-def _adds_nothing(model: Any) -> bool:
-    """Whether the adapters leave the model as it is, which a LoRA whose second matrices are zero does."""
-    adapters = [(name, weight) for name, weight in model.named_parameters() if "lora_" in name]
-    return bool(adapters) and not any(
-        weight.any() for name, weight in adapters if "lora_B" in name or "lora_embedding_B" in name
-    )
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Let the trained model differ from the reference by its weights alone."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def _parts(dataset: Any) -> list[Any]:
