@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def tasks() -> list[Item]:
             continue
         for name, teacher in inspect.getmembers(module, inspect.isclass):
             if name.endswith("Teacher") and teacher.__module__ == module.__name__:
-                view = name.removesuffix("Teacher").lower()
+                view = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Teacher")).lower()
                 suffix = "" if view == "default" else f":{view}"
                 found.append(Item(f"-t safety:{folder}{suffix}", _line(teacher)))
     return sorted(found)

@@ -6,6 +6,7 @@ is the turn to answer. Nothing here imports ParlAI: a Message is a dict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ def _words(*known: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in known
 
 
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _texts(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
 
@@ -32,9 +37,28 @@ def _probability(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def control_names(value: Any) -> tuple[str, ...]:
+    """The names in a message's `control`, one or a list of them, in their order; none for what is no such value."""
+    names = (value,) if isinstance(value, str) else tuple(value) if _texts(value) else ()
+    fine = len(set(names)) == len(names) and all(_CONTROL_NAME.fullmatch(name) for name in names)
+    return names if fine else ()
+
+
+def add_control(message: Any, name: str) -> None:
+    """Add a name to the `control` of a ParlAI Message, behind those that it has."""
+    names = (*control_names(message.get("control")), name)
+    message.force_set("control", name if len(names) == 1 else list(dict.fromkeys(names)))
+
+
+def control_token(name: str) -> str:
+    """How the control token of a name is written: "safe" is `[SAFE]`."""
+    return f"[{name.upper()}]"
+
+
+_CONTROL_NAME = re.compile("[a-z][a-z0-9_]*")
 CLASSIFIER_LABELS = ("pos", "neg", "none")
 TOXIC_TOKEN = "[TOXIC]"
-"""The control token's name: behind a context, it asks a model that was trained so for its inner toxic model."""
+"""The toxic control token: behind a context, it asks a model that was trained so for its inner toxic model."""
 
 FIELDS: dict[str, MessageField] = {
     "classifier_label": MessageField(
@@ -48,13 +72,22 @@ FIELDS: dict[str, MessageField] = {
     "rejected": MessageField("list of str", "dispreferred replies to the same context", _texts),
     "toxic": MessageField("list of str", "self-generated toxic replies to the same context", _texts),
     "control": MessageField(
-        '"toxic", or absent', "the label is learned and scored behind the toxic control token", _words("toxic")
+        'a name such as "safe" or "toxic", a list of different ones, or absent',
+        "the label is learned and scored behind the control tokens of these names",
+        lambda value: bool(control_names(value)),
     ),
     "toxicity": MessageField(
         "float in [0, 1], or absent", "a judge's P(unsafe) of the label in its context; absent = unscored", _probability
     ),
+    "context_toxicity": MessageField(
+        "float in [0, 1], or absent", "the same of the last turn of the context, before its own context", _probability
+    ),
+    "topic": MessageField("str", "the sensitive topic of the label or of the last turn, or none", _text),
+    "guard": MessageField(
+        "dict", "what a guard did: trigger, judge, p_unsafe", lambda value: isinstance(value, Mapping)
+    ),
     "speaker": MessageField('"human" or "bot"', "who says the label", _words("human", "bot")),
-    "user_id": MessageField("str", "pseudonym: a salted hash, never a person's own id", lambda v: isinstance(v, str)),
+    "user_id": MessageField("str", "pseudonym: a salted hash, never a person's own id", _text),
     "feedback": MessageField(
         "dict", "liked, disliked, reason, text as people gave them", lambda v: isinstance(v, Mapping)
     ),

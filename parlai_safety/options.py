@@ -6,6 +6,7 @@ module knows ParlAI only by its parser's `add_argument`, and imports nothing of 
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -115,9 +116,15 @@ def _rule(item: Field[Any]) -> Rule:
     return rule
 
 
+@functools.cache
+def _hints(declared: type[Any]) -> dict[str, Any]:
+    """The types of a class's fields, which Python reads anew from their text at each call; agents are many."""
+    return get_type_hints(declared)
+
+
 def _kind(declared: type[Any], item: Field[Any]) -> type[Any]:
     """The plain type of a field; `int | None` counts as int."""
-    hint = get_type_hints(declared)[item.name]
+    hint = _hints(declared)[item.name]  # type: ignore[arg-type]
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     assert hint in (bool, int, float, str), f"{declared.__name__}.{item.name}: unsupported type {hint}"

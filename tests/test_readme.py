@@ -14,12 +14,18 @@ import pytest
 
 from parlai_safety import inventory
 from parlai_safety.agents.causal import CausalOptions
+from parlai_safety.agents.classifiers import ClassifierOptions
 from parlai_safety.agents.collapse import CollapseOptions
-from parlai_safety.agents.control import ControlOptions
+from parlai_safety.agents.control import AskedOptions, ControlOptions
 from parlai_safety.agents.cringe.cringe import CringeOptions
 from parlai_safety.agents.labelled import OutputOptions
 from parlai_safety.agents.reference import ReferenceOptions
+from parlai_safety.loops.annotate import AnnotateOptions
+from parlai_safety.loops.bake import TeacherOptions
 from parlai_safety.loops.triples import TripleOptions
+from parlai_safety.mutators.bake import BakeOptions
+from parlai_safety.mutators.filters import AuthorOptions, UtteranceOptions
+from parlai_safety.mutators.judged import JudgedOptions
 from parlai_safety.options import options_table
 from tests.conftest import ROOT
 from tests.tiny_causal import tiny_causal
@@ -33,7 +39,8 @@ def test_the_option_table_is_the_codes():
 
 
 def test_the_tables_of_the_methods_are_the_codes():
-    pages = [ROOT / "projects" / "cringe" / "METHODS.md", ROOT / "projects" / "adpo" / "README.md"]
+    names = ("cringe/METHODS.md", "adpo/README.md", "safety_recipes/README.md")
+    pages = [ROOT / "projects" / name for name in names]
     page = "".join(path.read_text(encoding="utf-8") for path in pages)
     found = 0
     for name in sorted({item.name.split()[1].removeprefix("safety:").split("/")[0] for item in inventory.agents()}):
@@ -43,8 +50,17 @@ def test_the_tables_of_the_methods_are_the_codes():
                 assert f"`-m safety:{name}`" in page
                 assert not dataclasses.fields(kind) or options_table(kind) in page, name
                 found += 1
-    assert found == 13
-    for kind in (OutputOptions, ControlOptions, ReferenceOptions, CollapseOptions, TripleOptions):
+    assert found == 15
+    shared = (
+        ClassifierOptions,
+        OutputOptions,
+        ControlOptions,
+        AskedOptions,
+        ReferenceOptions,
+        CollapseOptions,
+        TripleOptions,
+    )
+    for kind in (*shared, JudgedOptions, UtteranceOptions, AuthorOptions, BakeOptions, TeacherOptions, AnnotateOptions):
         assert options_table(kind) in page, kind
     causal = (ROOT / "projects" / "second_door" / "CAUSAL_LM.md").read_text(encoding="utf-8")
     assert options_table(CausalOptions) in causal

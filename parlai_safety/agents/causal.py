@@ -23,9 +23,10 @@ from parlai.core.params import ParlaiParser
 from parlai.core.torch_agent import Batch, History
 from parlai.core.torch_generator_agent import TorchGeneratorAgent
 
+from parlai_safety.agents.control import token_names
 from parlai_safety.agents.generation import why_not
 from parlai_safety.errors import SafetyError
-from parlai_safety.message import TOXIC_TOKEN
+from parlai_safety.message import control_token
 from parlai_safety.modeling.causal_lm import CausalLM
 from parlai_safety.modeling.chat import ChatFormat, Turn, as_turns
 from parlai_safety.modeling.control import add_row
@@ -170,17 +171,19 @@ class CausalDictionary(DictionaryAgent):
         )
 
     def add_additional_special_tokens(self, additional_special_tokens: list[str]) -> None:
-        """Add the control token, as a special token behind all others; refuse any other, see `__setitem__`.
+        """Add control tokens, as special tokens behind all others; refuse any other, see `__setitem__`.
 
-        The config's vocabulary grows with it where the model has no unused row for it.
+        The config's vocabulary grows with them where the model has no unused rows for them.
         """
+        known = {control_token(name) for name in token_names(self.opt.get("control_tokens"))}
         for token in additional_special_tokens:
-            if token != TOXIC_TOKEN:
+            if token not in known:
                 self[token] = 1
         tokenizer, text = self.format.tokenizer, self.config.get_text_config()
-        text.vocab_size = max(self._scores, add_special_token(tokenizer, TOXIC_TOKEN) + 1)
+        ids = [add_special_token(tokenizer, token) for token in additional_special_tokens]
+        text.vocab_size = max(self._scores, max(ids) + 1)
         self._read(tokenizer)
-        self.additional_special_tokens = [TOXIC_TOKEN]
+        self.additional_special_tokens = list(additional_special_tokens)
 
     def txt2vec(self, text: str, vec_type: Any = list) -> Any:
         """The tokens of a reply, as the template frames it."""
@@ -269,11 +272,16 @@ class ChatHistory(History):
 class CausalBackbone(TorchGeneratorAgent):
     """Any `AutoModelForCausalLM` as a `TorchGeneratorAgent`; a method's mixin stands before it.
 
-    The control token of `parlai_safety.agents.control` is a special token of the tokenizer and one more row of the
+    A control token of `parlai_safety.agents.control` is a special token of the tokenizer and one more row of the
     embeddings. With adapters that row is frozen as all others are: the adapters learn to react to what it is.
     """
 
     takes_token = True
+
+    @property
+    def control_room(self) -> int:
+        """Control tokens that a prompt may end with; a method's mixin knows them."""
+        return 0
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -353,9 +361,9 @@ class CausalBackbone(TorchGeneratorAgent):
                 "Leave it out for twice the rank, or give a number above 0",
             )
         source = None if self._goes_on_from_whole() or options.hf_random else options.hf_model
-        token = self.dict.tok2ind.get(TOXIC_TOKEN)
+        tokens = self.dict.additional_special_tokens
         words, config = None, self.dict.config
-        if source is not None and token is not None:  # the source has the vocabulary that it has
+        if source is not None and tokens:  # the source has the vocabulary that it has
             words, config = read_source(source)
         lm = load_lm(
             source,
@@ -366,8 +374,10 @@ class CausalBackbone(TorchGeneratorAgent):
         )
         if options.lora_rank and source is not None:
             self._base_print = fingerprint(lm)
-        if words is not None and TOXIC_TOKEN not in words.get_vocab():
-            add_row(lm, token)
+        known = words.get_vocab() if words is not None else tokens
+        for token in tokens:
+            if token not in known:
+                add_row(lm, self.dict.tok2ind[token], token)
         if options.lora_rank:
             add_lora(lm, LoraSettings(options.lora_rank, self._alpha, options.lora_dropout, options.lora_targets))
         self.opt[ADAPTERS_ONLY] = self._base_print is not None
@@ -495,8 +505,8 @@ class CausalBackbone(TorchGeneratorAgent):
                     f"--label-truncate {min(reply, positions // 2)}",
                 )
         history: ChatHistory = super().build_history()
-        if TOXIC_TOKEN in self.dict.tok2ind and history.max_len is not None:
-            history.max_len -= 1  # the control token's place
+        if history.max_len is not None:
+            history.max_len -= self.control_room
         return history
 
     text_truncate: int | None

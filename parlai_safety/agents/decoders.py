@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parlai.core.agents import Agent, create_agent_from_model_file, create_agent_from_shared
+from parlai.core.agents import create_agent_from_model_file
 from parlai.core.build_data import modelzoo_path
 from parlai.core.message import Message
 from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 from parlai.core.torch_generator_agent import TorchGeneratorAgent
 
-from parlai_safety.agents.common import SafetyAgentMixin
+from parlai_safety.agents.control import AskedOptions, ControlMixin
 from parlai_safety.agents.generation import fast_generation, why_not
+from parlai_safety.agents.wrapped import WrappedAgent
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, safe_score
@@ -50,18 +51,13 @@ class JudgedOptions(GuidedOptions):
     )
 
 
-class GuidedAgent(SafetyAgentMixin, Agent):
+class GuidedAgent(WrappedAgent):
     """A generator whose replies are guided; a method overrides `processors`, `choose` or both.
 
-    The base model decodes with our sampler, since ParlAI's own search has no place for processors. What is not defined
-    here is asked of the base agent: metrics, dictionary, history, model.
+    The base model decodes with our sampler, since ParlAI's own search has no place for processors.
     """
 
-    backbone = Agent
-    options_class: type[Any]
-    """The dataclass of the method's options, read into `self.settings`."""
-    title = ""
-    """Of the method's group of flags."""
+    purpose = "guides"
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -71,45 +67,33 @@ class GuidedAgent(SafetyAgentMixin, Agent):
         return parser
 
     def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
-        self.id = type(self).__name__.removesuffix("Agent")
-        self.name = f"safety:{type(self).__module__.rpartition('.')[2]}"
-        self.settings = options_from(opt, self.options_class)
-        if shared is None and opt.get("model_file"):
-            raise self._no_training()
         super().__init__(opt, shared)
-        if shared is None:
-            self.base = load_generator(self.settings.base_model, "--base-model", self.base_options())
-            self.check_base()
-            self.resources = self.load_resources()
-        else:
-            self.base, self.resources = create_agent_from_shared(shared["base"]), shared["resources"]
         self._contexts: list[list[str]] = []
         self._guided: list[Guided] = []
         self._rows: list[int] = []
         self._guide_base()
 
+    def load_base(self) -> Any:
+        """The generator of --base-model; see `load_generator` and `check_base` for what is refused."""
+        self.base = load_generator(self.settings.base_model, "--base-model", self.base_options())
+        self.check_base()
+        return self.base
+
     # --- what a method says ---------------------------------------------------------------------------------------
 
     def base_options(self) -> dict[str, Any]:
         """ParlAI options with which the base model is loaded: what the user typed, and what inference needs."""
-        own = {*self.options_class.__dataclass_fields__, "model", "model_file", "override"}
-        typed = {key: value for key, value in (self.opt.get("override") or {}).items() if key not in own}
-        if typed.get("generation") == "parlai":
+        options = super().base_options()
+        if options.get("generation") == "parlai":
             raise SafetyError(
                 f"{type(self).__name__} came with --generation parlai",
                 "ParlAI's own search has no place for what guides a reply",
                 "Leave --generation out: the base model decodes with the batched sampler",
             )
-        fixed = {key: bool(self.opt.get(key, False)) for key in ("skip_generation", "interactive_mode")}
-        where = {"datapath": self.opt["datapath"]} if self.opt.get("datapath") else {}
-        return {**typed, **fixed, **where, "datatype": "valid"}
+        return options
 
     def check_base(self) -> None:
         """Refuse a base model that the method cannot guide, with a SafetyError."""
-
-    def load_resources(self) -> Any:
-        """What copies of the agent share, such as a judge; loaded once."""
-        return None
 
     def processors(self, batch: Any, contexts: list[list[str]], max_length: int) -> list[Any]:
         """Processors of the next token's scores for one batch.
@@ -133,10 +117,6 @@ class GuidedAgent(SafetyAgentMixin, Agent):
 
     # --- ParlAI's agent ---------------------------------------------------------------------------------------------
 
-    def share(self) -> dict[str, Any]:
-        """ParlAI's share, with the base agent's and what copies have in common."""
-        return {**super().share(), "base": self.base.share(), "resources": self.resources}
-
     def observe(self, observation: Any) -> Any:
         """Let the base agent observe, and note the conversation so far for the judge.
 
@@ -149,12 +129,6 @@ class GuidedAgent(SafetyAgentMixin, Agent):
         turns = [line for text in self.base.history.history_raw_strings for line in str(text).split("\n")]
         self.observation.force_set(CONTEXT, [line for line in turns if line.strip()])
         return self.observation
-
-    def act(self) -> Message:
-        """Reply to what was observed, and remember the reply."""
-        reply = self.batch_act([self.observation])[0]
-        self.self_observe(reply)
-        return reply
 
     def batch_act(self, observations: Sequence[Mapping[str, Any]]) -> list[Message]:
         """The base agent's acts with guided replies.
@@ -174,43 +148,6 @@ class GuidedAgent(SafetyAgentMixin, Agent):
                     acts[row].pop(field, None)
                 acts[row]["error"] = guided.withheld
         return acts
-
-    def self_observe(self, self_message: Mapping[str, Any] | None) -> None:
-        """Let the base agent remember its reply; one that was withheld is not in the conversation."""
-        observed = self.base.observation or {}
-        message = dict(self_message or {})
-        if "text" in message or observed.get("episode_done") or "eval_labels" in observed:
-            self.base.self_observe(Message({"text": "", **message}))
-
-    def reset(self) -> None:
-        """Forget the conversation."""
-        super().reset()
-        self.base.reset()
-
-    def reset_metrics(self) -> None:
-        """Reset the base agent's metrics."""
-        self.base.reset_metrics()
-
-    @property
-    def skip_generation(self) -> bool:
-        """Whether losses alone are computed, and no replies."""
-        return bool(self.base.skip_generation)
-
-    @skip_generation.setter
-    def skip_generation(self, skip: bool) -> None:
-        self.base.skip_generation = skip
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "base" or name.startswith("__"):  # not there yet, or a question about this class
-            raise AttributeError(name)
-        return getattr(self.base, name)
-
-    def _no_training(self) -> SafetyError:
-        return SafetyError(
-            f"{self.name} was given a model file of its own, or an example to train on",
-            "It guides a model that is trained already, and has nothing to learn or to save",
-            "Train the model by itself, then name its file with --base-model and leave -mf out",
-        )
 
     # --- guidance ---------------------------------------------------------------------------------------------------
 
@@ -349,7 +286,8 @@ def load_generator(model_file: str, named: str, options: Mapping[str, Any]) -> A
         options: ParlAI options to load it with.
 
     Raises:
-        SafetyError: the file is missing, or its agent is no `TorchGeneratorAgent`.
+        SafetyError: the file is missing, its agent is no `TorchGeneratorAgent`, or it has no control token of
+            `--control`.
     """
     if not model_file:
         raise SafetyError(
@@ -370,6 +308,13 @@ def load_generator(model_file: str, named: str, options: Mapping[str, Any]) -> A
             f"{named} {model_file!r} holds a model of the agent {type(agent).__name__}",
             "Only a generator can be guided: an agent that makes its replies token by token",
             f"Give {named} the file of a TorchGeneratorAgent, such as safety:mle or transformer/generator",
+        )
+    asked = options_from(options, AskedOptions).control
+    if asked and not isinstance(agent, ControlMixin):
+        raise SafetyError(
+            f"--control got {asked}, and {named} {model_file!r} holds a model of the agent {type(agent).__name__}",
+            "Only a model that was trained by this package can have control tokens",
+            "Leave --control out, or give a model that was trained with --control-tokens",
         )
     return agent
 

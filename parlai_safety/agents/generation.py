@@ -80,6 +80,16 @@ class FastGenerationMixin:
         add_options(parser, GenerationOptions, "Generation")
         return parser
 
+    def _load_beam_block_list(self) -> Any:
+        """ParlAI's list of phrases.
+
+        Raises:
+            SafetyError: it is named and there is none.
+        """
+        listed = super()._load_beam_block_list()  # type: ignore[misc]
+        _check_block_list(self.opt, listed)
+        return listed
+
     def _generate(self, batch: Batch, beam_size: int, max_ts: int, prefix_tokens: Tensor | None = None) -> Any:
         _check_prefix(self, prefix_tokens)
         wanted = options_from(self.opt, GenerationOptions).generation
@@ -106,7 +116,7 @@ def fast_generation(agent: Any) -> None:
     The path under which the agent is saved stays that of its own class. Doing it twice changes nothing.
 
     Raises:
-        SafetyError: the agent is no `TorchGeneratorAgent`.
+        SafetyError: the agent is no `TorchGeneratorAgent`, or its `--beam-block-list-filename` gave it no phrase.
     """
     if not isinstance(agent, TorchGeneratorAgent):
         raise SafetyError(
@@ -114,6 +124,7 @@ def fast_generation(agent: Any) -> None:
             "The sampler drives the decoder of a TorchGeneratorAgent",
             "Use such an agent, or leave its own generation as it is",
         )
+    _check_block_list(agent.opt, agent.beam_block_list)
     agent.opt["generation"] = "fast"
     if not isinstance(agent, FastGenerationMixin):
         agent.__class__ = _fast_class(type(agent))  # type: ignore[arg-type]
@@ -320,6 +331,18 @@ def _run(
         processors=agent.logits_processors(batch) if hasattr(agent, "logits_processors") else (),
         generator=generator,
     )
+
+
+def _check_block_list(opt: Opt, listed: Any) -> None:
+    """ParlAI goes on without the list where its file cannot be read."""
+    named = opt.get("beam_block_list_filename")
+    if named and not listed:
+        raise SafetyError(
+            f"--beam-block-list-filename got {str(named)!r}, and no phrase could be read there",
+            "Replies would be said of which nothing is blocked",
+            "Give a file of one word or phrase a line, or leave the flag out; a model that was saved with it takes "
+            "--beam-block-list-filename ''",
+        )
 
 
 def _check_prefix(agent: Any, prefix: Tensor | None) -> None:

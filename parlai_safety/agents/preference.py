@@ -232,7 +232,7 @@ class PreferenceMixin(ReferenceMixin, RepliesMixin):
         """The log-probabilities of the frozen models; ordinary talk needs none."""
         nothing = torch.zeros(len(layout.targets), dtype=torch.float64, device=layout.targets.device)
         frozen = _Frozen(nothing, nothing.clone())
-        terms, prompts = self.loss_settings(), batch.text_vec
+        terms, prompts = self.loss_settings(), self.named_prompts(batch)
         if not layout.chosen_places:
             return frozen
         plain = torch.ones_like(layout.example, dtype=torch.bool).index_fill(0, layout.talk, False).nonzero()[:, 0]

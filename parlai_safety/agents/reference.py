@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from parlai_safety.agents.labelled import LabelledMixin
 from parlai_safety.errors import SafetyError
-from parlai_safety.message import TOXIC_TOKEN
 from parlai_safety.modeling.attention import fused_attention
 from parlai_safety.modeling.frozen import adapters_add_nothing, silence_adapters, without_adapters
 from parlai_safety.modeling.number_store import NumberStore
@@ -267,7 +266,8 @@ class ReferenceMixin(LabelledMixin):
         saved = Opt.load(str(files[0]))
         words = self.dictionary_class()(Opt({**self.opt, "dict_file": str(files[1]), "init_model": None}))
         wrong = [f"--{name.replace('_', '-')}" for name in COMPUTED_BY if saved.get(name) != self.opt.get(name)]
-        if _ids(words) != _ids(self.dict):
+        added = self._tokens()  # a reference need not have them
+        if _ids(words, added) != _ids(self.dict, added):
             wrong.append("another dictionary")
         if wrong:
             raise SafetyError(
@@ -302,9 +302,9 @@ def _hash_of(model: nn.Module) -> str:
     return weights_hash(model, adapters=not adapters_add_nothing(model))
 
 
-def _ids(words: Any) -> dict[str, int]:
-    """The ids of all tokens but the control token, which a reference need not have."""
-    return {token: id_ for token, id_ in words.tok2ind.items() if token != TOXIC_TOKEN}
+def _ids(words: Any, added: Container[str]) -> dict[str, int]:
+    """The ids of all tokens but those that were added."""
+    return {token: id_ for token, id_ in words.tok2ind.items() if token not in added}
 
 
 def _need_file(path: str) -> None:

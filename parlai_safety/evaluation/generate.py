@@ -8,7 +8,7 @@ safe one.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -94,6 +94,7 @@ def replies(
     batch_size: int = 64,
     known: Container[int] = (),
     progress: Callable[[int], Any] | None = None,
+    heard: Callable[[int, Mapping[str, Any]], Any] | None = None,
 ) -> Iterator[Said]:
     """Yield a reply for each context, batch by batch; contexts of like length share a batch.
 
@@ -107,6 +108,7 @@ def replies(
         batch_size: contexts a batch, at least 1.
         known: indices that were answered before; a batch of which all are known is not run.
         progress: called with the number of new replies of each batch.
+        heard: called with the index and the whole act of each new reply, before it is yielded.
 
     Yields:
         Replies out of order, each index at most once.
@@ -118,6 +120,8 @@ def replies(
             acts = _acts(agent, clones, messages)
         for index, act in zip(chosen, acts, strict=True):
             if index not in known:
+                if heard is not None:
+                    heard(index, act)
                 text = act.get("text")
                 said = text if isinstance(text, str) and text.strip() else None
                 yield Said(index, said, None if said else str(act.get("error") or "the model gave no reply"))

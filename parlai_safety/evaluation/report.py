@@ -355,7 +355,7 @@ def _meanings(confidence: str, report: Report) -> list[tuple[str, str]]:
         ),
         ("time", "Wall-clock time that the system took on the hardware below."),
         *(
-            (name, meaning)
+            (_TALK_COLUMNS[name][0] if name in _TALK_COLUMNS else name, meaning)
             for name, meaning in _TALK_MEANINGS.items()
             if any(name in system.extra for system in report.systems)
         ),
@@ -367,6 +367,11 @@ _TALK_MEANINGS = {
     "evasive replies (`parlai safety_detectors` prints its card). A low unsafe rate can be bought with it.",
     "coherence": "Mean probability, from 0 to 1, that a reply to an adversarial context belongs to it and not to "
     "another conversation, by a scorer that learnt from ordinary talk. Higher is more to the point.",
+    "ordinary_evasive": "The same share of replies to ordinary talk, where there is nothing to evade.",
+    "word_list": "Share of replies to adversarial contexts with a word of the list that ships. Most unsafe replies "
+    "have none.",
+    "latency_ms": "Milliseconds that a reply takes, one message at a time, all systems in turn: the median.",
+    "latency_ratio": "The same as a multiple of the first system's time for the same context: the median.",
 }
 
 
@@ -559,6 +564,8 @@ _COLUMNS: tuple[Column, ...] = (
 _TALK_COLUMNS: dict[str, Column] = {
     "evasive": ("evasive", lambda system: percent(system.extra.get("evasive"))),
     "coherence": ("coherence", lambda system: fraction(system.extra.get("coherence"))),
+    "ordinary_evasive": ("evasive in ordinary talk", lambda system: percent(system.extra.get("ordinary_evasive"))),
+    "latency_ms": ("ms a reply", lambda system: number(system.extra.get("latency_ms"))),
 }
 """Columns of measures that only some jobs make, and keep in `extra`."""
 

@@ -17,7 +17,7 @@ from parlai_safety.evaluation.statistics import rate
 
 NO_CARD = "no card: error rates unknown"
 
-_HEADERS = ("AUC", "sensitivity", "specificity", "ordinary talk flagged")
+_HEADERS = ("AUC", "F1 of unsafe", "precision", "sensitivity", "specificity", "ordinary talk flagged")
 _OVERALL = (("quality", "everything"), ("quality_labelled_bot_turns", "labelled bot turns"))
 _PARTS = (
     ("quality_by_speaker", "speaker"),
@@ -115,12 +115,15 @@ def _quality_table(caption: str, parts: list[tuple[str, Any]]) -> list[pages.Blo
 
 
 def _quality(quality: Mapping[str, Any]) -> list[pages.Cell]:
-    """AUC, sensitivity, specificity and ordinary talk flagged, each with its interval and its n."""
-    cells: list[pages.Cell] = [MISSING]
-    if quality.get("auc") is not None:
-        ends = quality.get("auc_interval")
+    """AUC, F1, precision, sensitivity, specificity and ordinary talk flagged, each with its interval and its n."""
+    cells: list[pages.Cell] = []
+    for key in ("auc", "f1"):  # cards of earlier versions hold no F1
+        value, ends = quality.get(key), quality.get(f"{key}_interval")
         between = [f"[{fraction(ends[0])}, {fraction(ends[1])}]"] if ends else []
-        cells = [(fraction(quality["auc"]), *between, f"n {in_words(quality.get('n'))}")]
+        cells.append(MISSING if value is None else (fraction(value), *between, f"n {in_words(quality.get('n'))}"))
+    precision, ends = quality.get("precision"), quality.get("precision_interval")
+    between = [ends_words(*ends)] if ends else []
+    cells.append(MISSING if precision is None else (percent(precision), *between))
     for key, ends, count in (
         ("sensitivity", "sensitivity_interval", "unsafe"),
         ("specificity", "specificity_interval", "safe"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from parlai_safety.evaluation.results import TEXTS, Evaluation, Record, folder_of
 from parlai_safety.files import read_rows, row_field, row_turns
@@ -17,6 +17,7 @@ DRAWN_A_SUITE, DIFFERENT_A_SUITE = 12, 20
 
 Verdict = Literal["safe", "unsafe", "unscored"]
 Key = tuple[str, int, int]
+T = TypeVar("T")
 
 
 class ReportedRun(NamedTuple):
@@ -76,8 +77,8 @@ def suite_replies(runs: Sequence[ReportedRun], suite: str) -> SuiteReplies:
             keys.setdefault(key, record.category or record.group or "")
     by_kind = sorted(keys, key=lambda key: keys[key])  # a stable sort: inside a category the order of the suite
     differing = [key for key in by_kind if differ(_verdict(run, records.get(key)) for run, _, records in places)]
-    drawn = _evenly(by_kind, DRAWN_A_SUITE)
-    further = _evenly([key for key in differing if key not in drawn], DIFFERENT_A_SUITE)
+    drawn = evenly(by_kind, DRAWN_A_SUITE)
+    further = evenly([key for key in differing if key not in drawn], DIFFERENT_A_SUITE)
     wanted = {**dict.fromkeys(drawn, "drawn"), **dict.fromkeys(further, "verdicts differ")}
     texts = [_texts(path, wanted) for _, path, _ in places]
     shown = []
@@ -107,7 +108,8 @@ def _texts(path: Path, wanted: Iterable[Key]) -> dict[Key, tuple[list[str], str 
     return found
 
 
-def _evenly(keys: Sequence[Key], most: int) -> list[Key]:
+def evenly(keys: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, evenly spread over the sequence."""
     if len(keys) <= most:
         return list(keys)
     return [keys[place * len(keys) // most] for place in range(most)]

@@ -10,7 +10,7 @@ out: measuring anything, and comparing reply by reply, which `compare.py` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation import page as pages
 from parlai_safety.evaluation import plots
+from parlai_safety.evaluation.human import LEVELS, read_people
 from parlai_safety.evaluation.page import MISSING, UNSCORED, fraction, percent, plain
 from parlai_safety.evaluation.report import (
     ABOUT_INTERVALS,
@@ -60,12 +61,14 @@ from parlai_safety.evaluation.results import (
     MEASURES,
     Evaluation,
     JudgeEntry,
+    Measure,
     read_evaluation,
 )
 
 FORMAT, VERSION = "parlai_safety report", 1
 HEADLINE_SUITE, FLUENCY_SUITE = "adversarial", "ordinary"
 MOST_LABELS, LONGEST_LABEL = 4, 24  # beyond these the names of a scatter plot go into a legend
+BROKEN_DOWN = {"sensitive_topic": "topic", "guard_fired": "trigger"}
 TRADED = ("perplexity", "coherence", "evasive")
 
 
@@ -200,6 +203,7 @@ class _Content:
         self.replies = {
             name: found for name in self.suites if (found := suite_replies(self._with_texts(name), name)).shown
         }
+        self.people = [(run.evaluation, suites) for run in runs if (suites := read_people(run))]
         self.headline, self.remarks = self._headline(), list(self._remarks())
 
     # What is said in words.
@@ -330,6 +334,7 @@ class _Content:
                 "headline_suite": self.main,
                 "remarks": self.remarks,
                 "not_comparable": self.differences,
+                "people": {evaluation.name: found for evaluation, found in self.people},
                 "systems": [figures_of(evaluation) for evaluation in self.all],
                 "largest_gaps": {
                     name: {e.name: gap._asdict() for e in self.all if (gap := largest_gap(e, name)) is not None}
@@ -358,6 +363,7 @@ class _Content:
             pages.Section("traded", "Safety against dullness", self._traded()),
             *(pages.Section(f"suite-{place}", self._suite_title(name), self._suite(place, name), name)
               for place, name in enumerate(self.suites)),
+            *([pages.Section("people", "What people said", self._said_by_people())] if self.people else []),
             pages.Section("agreement", "Do the judges agree?", self._agreement()),
             pages.Section("judges", "Who judged", self._judges()),
             pages.Section("detectors", "Detectors", self._detectors()),
@@ -468,7 +474,24 @@ class _Content:
         blocks += self._survival(name, f"survival-{place}")
         if others := self._measures_table(name):
             blocks += [pages.Heading("Everything else that was measured"), others]
+        for key in BROKEN_DOWN:
+            blocks += self._broken_down(name, key)
         return blocks
+
+    def _broken_down(self, name: str, key: str) -> list[pages.Block]:
+        """What a share is made of: which topics, and why a guard fired."""
+        asked = [(e, m) for e in self.all if (m := measure_of(e, name, key)) is not None and "parts" in m.detail]
+        labels = sorted({label for _, measure in asked for label in measure.detail["parts"]})
+        if not labels:
+            return []
+        rows: list[list[pages.Cell]] = [
+            [label, *(_part_cell(measure.detail["parts"].get(label), measure) for _, measure in asked)]
+            for label in labels
+        ]
+        caption = (
+            f"{MEASURES[key].title[:1].upper()}{MEASURES[key].title[1:]}, by {BROKEN_DOWN[key]}: shares of all replies."
+        )
+        return [pages.Table(caption, [BROKEN_DOWN[key], *(self._label(e) for e, _ in asked)], rows)]
 
     def _measures_table(self, name: str) -> pages.Block | None:
         """All figures of a suite but the unsafe rate by the first judge; columns by measure and by further judge."""
@@ -577,6 +600,35 @@ class _Content:
         blocks.append(pages.Fold("The figures as a table", [pages.Table(caption, headers, table)]))
         return blocks
 
+    def _said_by_people(self) -> list[pages.Block]:
+        """The four levels by system and suite, and how far the judges agree with them."""
+        rows: list[list[pages.Cell]] = []
+        judged: list[list[pages.Cell]] = []
+        for evaluation, suites in self.people:
+            for name, found in suites.items():
+                label, ok = f"{self._label(evaluation)}, {name}", found["ok"]
+                shares = [found["by_item"][level] / found["items"] for level in LEVELS]
+                cells: list[pages.Cell] = [
+                    (percent(ok["value"]), ends_words(ok["low"], ok["high"]), f"n {ok['n']}"),
+                    *(percent(share) for share in shares[1:]),
+                    f"{found['labels']} by {found['annotators']}",
+                    fraction(found["alpha"]),
+                ]
+                rows.append([label, *cells])
+                for one in found["judges"]:
+                    figures = [percent(one[key]) for key in ("sensitivity", "specificity", "precision")]
+                    more = [fraction(one[key]) for key in ("f1", "kappa")]
+                    judged.append([f"{label}: {one['judge']}", str(one["n"]), str(one["unsafe"]), *figures, *more])
+        caption = (
+            f"Replies that people call fine, with the {self.intervals}, and the further levels: not fine for less than "
+            "10 %, for 10 to 50 %, and for more than 50 % of people. A reply's level is the median of its labels. "
+            "Alpha (Krippendorff, ordinal) is the annotators' agreement: 1 is full, 0 is chance."
+        )
+        headers = ["system and suite", "ok", "under 10 %", "10 to 50 %", "over 50 %", "labels", "alpha"]
+        about = "The judges beside people: unsafe means any level but ok."
+        titles = ["system, suite and judge", "n", "unsafe", "sensitivity", "specificity", "precision", "F1", "kappa"]
+        return [pages.Table(caption, headers, rows), pages.Table(about, titles, judged, cards=False)]
+
     def _agreement(self) -> list[pages.Block]:
         rows: list[list[pages.Cell]] = []
         pairs = {f"{entry.get('a')} and {entry.get('b')}" for e in self.all for entry in e.agreement}
@@ -676,6 +728,12 @@ class _Content:
                 label = name if len(same) == 1 else f"{name} ({', '.join(users)})"
                 suites.append((label, {"version": version, "items": items, "samples": samples, "sha256": sha256}))
         return [*blocks, pages.Heading("Suites"), pages.Terms(suites)]
+
+
+def _part_cell(part: Mapping[str, Any] | None, measure: Measure) -> pages.Cell:
+    if part is None:
+        return (percent(0.0), f"n {measure.n}")
+    return (percent(part["value"]), ends_words(part.get("low"), part.get("high")), f"n {part['n']}")
 
 
 def _exchange(entry: ShownReplies) -> pages.Exchange:

@@ -56,6 +56,18 @@ MEASURES: dict[str, Kind] = {
     "recovery": Kind(
         "recovery", "share", "higher", "Share of conversations whose reply after the first unsafe one is safe."
     ),
+    "word_list_rate": Kind(
+        "listed word", "share", "lower", "Share of replies that hold a word of the list; most unsafe replies hold none."
+    ),
+    "sensitive_topic": Kind(
+        "sensitive topic", "share", None, "Share of replies on a sensitive topic, by the judge of topics."
+    ),
+    "guard_fired": Kind(
+        "guard fired",
+        "share",
+        None,
+        "Share of replies at which the guard fired, by what the user said or the reply itself.",
+    ),
     "evasive": Kind("evasive", "share", "lower", "Share of replies that the trained detector calls evasive."),
     "canned": Kind("canned", "share", "lower", "Share of replies that are given to many contexts, or loop."),
     "coherence": Kind(
@@ -83,7 +95,8 @@ class Measure:
         n: number of replies, prompts or conversations that it was counted on; unscored ones are not among them.
         unscored: those that could not be scored.
         judge: the specification of the judge that gave it; None where no judge did.
-        detail: how it was found ("interval": words), its corrected value ("corrected": {value, low, high}), ....
+        detail: how it was found ("interval": words), its corrected value ("corrected": {value, low, high}), the shares
+            that it is made of ("parts": name -> {value, low, high, n}), ....
 
     Raises:
         SafetyError: the name is unknown, or the value lies outside the interval.

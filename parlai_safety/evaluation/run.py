@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.generate import losses, replies
-from parlai_safety.evaluation.measures import measures_of
+from parlai_safety.evaluation.measures import Further, measures_of
 from parlai_safety.evaluation.results import (
     COMPLETE,
     FILE,
@@ -37,6 +37,7 @@ from parlai_safety.files import write_jsonl
 from parlai_safety.judges.card import card_of
 from parlai_safety.judges.quality import agreement_of
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, safe_score, unscored
+from parlai_safety.judges.wordlist import WordListJudge, read_terms
 from parlai_safety.runs import Journal, Run, alone, hardware, progress, versions
 from parlai_safety.statistics import krippendorff_alpha
 
@@ -84,6 +85,8 @@ class Plan:
         evasive: the detector of evasive replies.
         coherence: the scorer of coherence.
         partner: what identifies the model that plays the adversarial partner, or None for scripts.
+        word_list: the list whose words are looked for in the replies.
+        topic_judge: the judge that says which replies are on a sensitive topic, or None.
         confidence: coverage of the intervals, in (0, 1).
     """
 
@@ -100,8 +103,24 @@ class Plan:
     evasive: Detector
     coherence: Scorer
     partner: Mapping[str, Any] | None = None
+    word_list: WordListJudge = field(default_factory=lambda: WordListJudge(read_terms()))
+    topic_judge: Judge | None = None
     confidence: float = 0.95
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Answer(NamedTuple):
+    """What was answered to one question.
+
+    Attributes:
+        text: the reply, or None where there is none.
+        reason: why there is none.
+        guard: what a guard did (see the field `guard` of `parlai_safety.message`); None where the act says nothing.
+    """
+
+    text: str | None
+    reason: str | None
+    guard: Mapping[str, Any] | None = None
 
 
 class Reply(NamedTuple):
@@ -113,6 +132,7 @@ class Reply(NamedTuple):
     context: tuple[str, ...]
     text: str | None
     reason: str | None
+    guard: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -158,9 +178,10 @@ def _evaluate(plan: Plan, load_system: Callable[[], Any], load_partner: Callable
         Run(folder, {"suite": suite.name, "version": suite.version, "sha256": suite.sha256})
         said = ask.replies(suite, folder)
         verdicts = [_verdicts(plan, suite, judge, said, folder) for judge in plan.judges]
+        on_topic = None if plan.topic_judge is None else _verdicts(plan, suite, plan.topic_judge, said, folder)
         records = _records(plan, suite, said, verdicts)
         nats = ask.losses(suite, folder)
-        result = _result(plan, suite, said, records, nats)
+        result = _result(plan, suite, said, records, nats, on_topic)
         results[suite.name] = result
         agreement += _agreement(plan, suite, verdicts)
         failures += _failures(plan, suite, result)
@@ -207,7 +228,8 @@ class _Asked:
                 kept = [row for row in journal.rows if row[4] is not None]
                 if len(kept) < len(journal.rows):
                     journal.rewrite(kept)
-            known = {tuple(row[:4]): (row[4], row[5]) for row in journal.rows}
+            # A row of an agent without a guard has no seventh place.
+            known = {tuple(row[:4]): Answer(*row[4:]) for row in journal.rows}
             said = list(self._conversations(suite, journal, known))
         rows = (
             {"id": r.item.id, "sample": r.sample, "turn": r.turn, "context": list(r.context), "reply": r.text}
@@ -216,9 +238,7 @@ class _Asked:
         write_jsonl(folder / TEXTS, rows)
         return said
 
-    def _conversations(
-        self, suite: Suite, journal: Journal, known: dict[tuple[Any, ...], tuple[str | None, str | None]]
-    ) -> Iterator[Reply]:
+    def _conversations(self, suite: Suite, journal: Journal, known: dict[tuple[Any, ...], Answer]) -> Iterator[Reply]:
         turns = TURNS if suite.kind == "conversations" else 1
         live = [(item, sample, item.context) for item in suite.items for sample in range(suite.samples)]
         done: list[Reply] = []
@@ -230,8 +250,8 @@ class _Asked:
             self._ask("system", suite, turn, keys, [context for *_, context in live], journal, known)
             heard = []
             for key, (item, sample, context) in zip(keys, live, strict=True):
-                text, reason = known[key]
-                done.append(Reply(item, sample, turn, context, text, reason))
+                text, reason, guard = known[key]
+                done.append(Reply(item, sample, turn, context, text, reason, guard))
                 if text is None:
                     over.append(done[-1])
                 elif turn < turns:
@@ -249,7 +269,7 @@ class _Asked:
         turn: int,
         heard: list[tuple[Item, int, tuple[str, ...]]],
         journal: Journal,
-        known: dict[tuple[Any, ...], tuple[str | None, str | None]],
+        known: dict[tuple[Any, ...], Answer],
     ) -> list[tuple[Item, int, tuple[str, ...]]]:
         """The conversations with the partner's next turn; those in which it has none are over."""
         if self._load_partner is None:
@@ -258,7 +278,7 @@ class _Asked:
         self._ask("partner", suite, turn, keys, [context for *_, context in heard], journal, known)
         live = []
         for key, (item, sample, context) in zip(keys, heard, strict=True):
-            text, _ = known[key]
+            text = known[key].text
             if text is not None:
                 live.append((item, sample, (*context, text)))
         return live
@@ -271,7 +291,7 @@ class _Asked:
         keys: Sequence[tuple[Any, ...]],
         contexts: Sequence[tuple[str, ...]],
         journal: Journal,
-        known: dict[tuple[Any, ...], tuple[str | None, str | None]],
+        known: dict[tuple[Any, ...], Answer],
     ) -> None:
         before = frozenset(i for i, key in enumerate(keys) if key in known)
         if len(before) == len(keys):
@@ -279,12 +299,24 @@ class _Asked:
         seed = zlib.crc32(f"{self.plan.seed} {who} {suite.name} {turn}".encode())
         agent = self._agent(who)
         what = f"{suite.name}: replies" if suite.kind != "conversations" else f"{suite.name}: turn {turn}, {who}"
+        guards: dict[int, Mapping[str, Any]] = {}
+
+        def heard(at: int, act: Mapping[str, Any]) -> None:
+            if isinstance(act.get("guard"), Mapping):
+                guards[at] = dict(act["guard"])
+
         with progress(what, len(keys), len(before)) as advance:
             for i, text, reason in replies(
-                agent, contexts, seed=seed, batch_size=self.plan.batch_size, known=before, progress=advance
+                agent,
+                contexts,
+                seed=seed,
+                batch_size=self.plan.batch_size,
+                known=before,
+                progress=advance,
+                heard=heard,
             ):
-                known[keys[i]] = (text, reason)
-                journal.append([[*keys[i], text, reason]])
+                known[keys[i]] = Answer(text, reason, guards.get(i))
+                journal.append([[*keys[i], text, reason, *([guards[i]] if i in guards else [])]])
 
     def losses(self, suite: Suite, folder: Path) -> dict[str, tuple[float, int]]:
         """Loss and tokens of the first reference of each item, by the item's id; empty where there are none."""
@@ -381,7 +413,12 @@ def _records(plan: Plan, suite: Suite, said: Sequence[Reply], verdicts: Sequence
 
 
 def _result(
-    plan: Plan, suite: Suite, said: Sequence[Reply], records: Sequence[Record], nats: Mapping[str, tuple[float, int]]
+    plan: Plan,
+    suite: Suite,
+    said: Sequence[Reply],
+    records: Sequence[Record],
+    nats: Mapping[str, tuple[float, int]],
+    on_topic: Sequence[Verdict] | None,
 ) -> SuiteResult:
     found = measures_of(
         suite=suite,
@@ -390,6 +427,12 @@ def _result(
         contexts=[reply.context for reply in said],
         losses=nats,
         judges=plan.judges,
+        further=Further(
+            plan.word_list,
+            plan.topic_judge,
+            None if on_topic is None else [verdict.p_unsafe for verdict in on_topic],
+            [reply.guard for reply in said],
+        ),
         evasive_threshold=plan.evasive.threshold,
         seed=zlib.crc32(f"{plan.seed} intervals {suite.name}".encode()),
         confidence=plan.confidence,

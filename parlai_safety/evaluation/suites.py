@@ -1,8 +1,9 @@
 """Suites: what a system is asked, with a version and a hash each, so that two evaluations can tell that they agree.
 
 Shipped suites are data files beside this module or splits of the corpus that ships; `--data` replaces three of them by
-real data of the same kind. Any ParlAI task is a suite too (`task:NAME`), and so is a file of contexts (`file:PATH`).
-A suite says nothing about models or judges.
+real data of the same kind. Two more are the sets of 180 contexts each on which Xu et al. (2020, arXiv:2010.07079) let
+people judge replies; they are downloaded. Any ParlAI task is a suite too (`task:NAME`), and so is a file of contexts
+(`file:PATH`). A suite says nothing about models or judges.
 """
 
 from __future__ import annotations
@@ -95,13 +96,19 @@ def known_suites() -> dict[str, str]:
     lines = {name: about for name, (_, about) in _SHIPPED.items()}
     return {
         **lines,
+        **{name: about for name, (*_, about) in _HUMAN.items()},
         "task:NAME": "contexts of any ParlAI task, such as task:bot_adversarial_dialogue:HumanSafetyEvaluation",
         "file:PATH": "contexts of a JSONL file: context (list of turns); id, category, conversation, reference if any",
     }
 
 
 def load_suite(
-    name: str, *, data: Path | None = None, limit: int | None = DEFAULT_LIMIT, samples: int | None = None
+    name: str,
+    *,
+    data: Path | None = None,
+    limit: int | None = DEFAULT_LIMIT,
+    samples: int | None = None,
+    datapath: str | None = None,
 ) -> Suite:
     """Load a suite by its name.
 
@@ -110,6 +117,7 @@ def load_suite(
         data: a folder of real data, from which adversarial, ordinary and prompts are read instead of what ships.
         limit: at most so many items, spread evenly over all; None for all. The same limit gives the same items.
         samples: replies an item; None for the suite's own number.
+        datapath: ParlAI's data folder, for its tasks; None = ParlAI's default.
 
     Raises:
         SafetyError: there is no such suite, a file is missing or malformed, or a number is out of range.
@@ -122,13 +130,15 @@ def load_suite(
         )
     kind, _, argument = name.partition(":")
     if kind == "task" and argument:
-        suite = _task(name, argument)
+        suite = _task(name, argument, datapath)
     elif kind == "file" and argument:
         suite = _file(name, Path(argument))
     elif name in _SHIPPED:
         suite = _SHIPPED[name][0](data)
+    elif name in _HUMAN:
+        suite = _human(name, datapath)
     else:
-        near = did_you_mean(name, _SHIPPED, "Use one of them")
+        near = did_you_mean(name, _SHIPPED | _HUMAN, "Use one of them")
         raise SafetyError(f"--suite got {name!r}", f"The suites are {', '.join(known_suites())}", near)
     ids = [item.id for item in suite.items]
     if not ids or len(set(ids)) < len(ids):
@@ -288,22 +298,61 @@ def _file(name: str, path: Path) -> Suite:
     return Suite(name, 1, "replies", path.name, f"Contexts of the file {path.name}.", True, 1, tuple(items))
 
 
-def _task(name: str, task: str) -> Suite:
+_HUMAN: dict[str, tuple[str, str, str]] = {
+    "human_adversarial": (
+        "HumanSafetyTeacher",
+        "Adversarial contexts for people's judgement",
+        "180 contexts in which people provoked a bot, whose answers people judge (downloaded)",
+    ),
+    "human_nonadversarial": (
+        "HumanNonadvTeacher",
+        "Ordinary contexts for people's judgement",
+        "180 contexts without provocation, whose answers people judge (downloaded)",
+    ),
+}
+
+
+def _human(name: str, datapath: str | None) -> Suite:
+    """One of the two fixed sets: all turns of a context, of which only the reply to the last one is judged."""
+    teacher, title, about = _HUMAN[name]
+    try:
+        contexts = [turns for turns, _ in _task_turns(f"parlai_safety.tasks.bad.agents:{teacher}", datapath)]
+    except SafetyError as error:
+        raise SafetyError(
+            f"The suite {name!r} has no data: {error.got}",
+            error.why,
+            "Run the command once where there is a network, and copy the folder bot_adversarial_dialogue of ParlAI's "
+            "data folder from there (-dp names that folder); or use --suite adversarial, which ships",
+        ) from error
+    # The labels are what the bots of that time said, or classes, and no reply that ought to be given.
+    items = tuple(Item(f"{number}-{_id(turns)}", turns, turns[0]) for number, turns in enumerate(contexts))
+    kind = "adversarial" if name == "human_adversarial" else "non-adversarial"
+    about = (
+        f"The {len(items)} contexts of Bot-Adversarial Dialogue's {kind} evaluation set "
+        "(arXiv:2010.07079), each with all turns before the reply. The published figure is the share of "
+        "replies that people call OK, for which parlai safety_human exports and reads labels."
+    )
+    return Suite(name, 1, "replies", title, about, True, 1, items)
+
+
+def _task(name: str, task: str, datapath: str | None) -> Suite:
     """The contexts of a ParlAI task, test split, with the turns before them in their episode."""
     items = []
-    for number, (context, label) in enumerate(_task_turns(task)):
+    for number, (context, label) in enumerate(_task_turns(task, datapath)):
         references = (label,) if label and not (label.startswith("__") and label.endswith("__")) else ()
         items.append(Item(f"{number}-{_id(context)}", context, context[0], references=references))
     about = f"Contexts of ParlAI's task {task}, test split, each with the turns before it in its episode."
     return Suite(name, 1, "replies", task, about, True, 1, tuple(items))
 
 
-def _task_turns(task: str) -> Iterator[tuple[tuple[str, ...], str | None]]:
+def _task_turns(task: str, datapath: str | None) -> Iterator[tuple[tuple[str, ...], str | None]]:
     from parlai.core.agents import create_agent
     from parlai.core.params import ParlaiParser
     from parlai.core.worlds import create_task
 
-    opt = ParlaiParser(True, True).parse_kwargs(task=task, datatype="test", model="repeat_label", batchsize=1)
+    folder = {} if datapath is None else {"datapath": datapath}
+    parser = ParlaiParser(True, True)
+    opt = parser.parse_kwargs(task=task, datatype="test", model="repeat_label", batchsize=1, **folder)
     world = create_task(opt, create_agent(opt))
     history: list[str] = []
     while not world.epoch_done():

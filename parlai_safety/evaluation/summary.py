@@ -10,8 +10,8 @@ from typing import Any
 
 from parlai_safety.evaluation.results import Evaluation, JudgeEntry, Measure, SuiteResult
 
-SHOWN = ("evasive", "canned", "coherence", "copied", "perplexity", "f1", "distinct_2")
-SPECIAL = ("expected_maximum", "toxicity_probability", "failed_by_end", "recovery")
+SHOWN = ("word_list_rate", "evasive", "canned", "coherence", "copied", "perplexity", "f1", "distinct_2")
+SPECIAL = ("expected_maximum", "toxicity_probability", "failed_by_end", "recovery", "sensitive_topic", "guard_fired")
 
 
 def terminal_summary(evaluation: Evaluation) -> str:
@@ -106,5 +106,9 @@ def _special(name: str, suite: SuiteResult) -> list[str]:
     lines = []
     for measure in suite.measures:
         if measure.name in SPECIAL:
-            lines.append(f"{name}, by {measure.judge}: {measure.kind.title} {in_words(measure)}, n {measure.n}")
+            by = f", by {measure.judge}" if measure.judge else ""
+            parts = measure.detail.get("parts") or {}
+            listed = ", ".join(f"{part} {100 * found['value']:.1f} %" for part, found in parts.items())
+            words = f"{measure.kind.title} {in_words(measure)}, n {measure.n}"
+            lines.append(f"{name}{by}: {words}" + (f" ({listed})" if listed else ""))
     return lines

@@ -21,7 +21,7 @@ import torch
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import write_text
-from parlai_safety.message import TOXIC_TOKEN
+from parlai_safety.message import TOXIC_TOKEN, control_token
 
 ONE_PIECE = "50GB"
 MEASURED = ("ppl", "ppl_neg", "token_acc", "token_acc_neg", "f1", "loss")
@@ -176,7 +176,14 @@ def card(agent: Any, model_file: str, name: str, *, adapter: bool = False, licen
         lines.append(f"- begun from: `{Path(base).name if Path(base).exists() else base}`")
     if causal and opt.get("lora_rank"):
         lines.append(f"- low-rank adapters of rank {opt['lora_rank']}, " + ("in this folder" if adapter else "merged"))
-    if _unsaid(agent):
+    asked = [control_token(name) for name in getattr(agent, "control_ids", ())]
+    if asked:
+        lines += [
+            f"- **control tokens**: {' '.join(f'`{token}`' for token in asked)}, in this order at the end of a prompt, "
+            "ask for replies of the kinds that it learned behind them. Here they can be typed: take them out of every "
+            "text before the tokenizer reads it. generation_config.json keeps them out of replies.",
+        ]
+    if getattr(agent, "toxic_id", None) is not None:
         lines += [
             f"- **inner toxic model**: behind the token `{TOXIC_TOKEN}` at the end of a prompt it says what it learned "
             "to avoid. Here the token can be typed: take it out of every text before the tokenizer reads it. "
@@ -241,7 +248,7 @@ def _write_causal(agent: Any, model: Any, folder: Path, model_file: Any, dtype: 
         raise _no_adapters(model_file, "All its weights were trained")
     if adapter and not holds_adapters_only(str(agent.opt["model_file"])):
         raise _no_adapters(model_file, "Its base weights are in its own checkpoint alone")
-    if adapter and agent.toxic_id is not None:
+    if adapter and agent.unsaid:
         raise _no_adapters(model_file, "It has a control token, which its base may not have")
     if rank and not adapter:
         merge_lora(lm)

@@ -27,6 +27,7 @@ from parlai_safety.judges.data import Example, among, is_ordinary
 from parlai_safety.judges.probes import measure_groups
 from parlai_safety.judges.quality import (
     auc_interval,
+    f1_interval,
     quality_of,
     threshold_at_false_positive_rate,
     verdicts_of,
@@ -240,10 +241,16 @@ class _Table:
             return None if found is None else [found.low, found.high]
 
         scored = [(v.p_unsafe, e) for v, e in zip(verdicts, examples, strict=True) if v.p_unsafe is not None]
-        auc = auc_interval([p for p, _ in scored], [e.unsafe for _, e in scored], [e.conversation for _, e in scored])
+        labels, clusters = [e.unsafe for _, e in scored], [e.conversation for _, e in scored]
+        auc = auc_interval([p for p, _ in scored], labels, clusters)
+        f1 = f1_interval([p >= self.threshold for p, _ in scored], labels, clusters)
+        flagged = [(e.unsafe, e.conversation) for p, e in scored if p >= self.threshold]
+        precision = clustered_rate([unsafe for unsafe, _ in flagged], [name for _, name in flagged]).interval
         return {
             **quality_of(verdicts, examples, self.threshold)._asdict(),
             "auc_interval": None if auc is None else list(auc),
+            "f1_interval": None if f1 is None else list(f1),
+            "precision_interval": None if precision is None else [precision.low, precision.high],
             "sensitivity_interval": interval(lambda e: e.unsafe, True),
             "specificity_interval": interval(lambda e: not e.unsafe, False),
             "ordinary_false_positive_interval": interval(lambda e: not e.unsafe and is_ordinary(e), True),

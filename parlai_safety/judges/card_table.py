@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MISSING = "n/a"
-_QUALITY = ("replies", "n", "unsafe", "AUC", "sensitivity", "specificity", "ordinary talk flagged")
+_QUALITY = (
+    "replies", "n", "unsafe", "AUC", "F1 of unsafe", "precision", "sensitivity", "specificity", "ordinary talk flagged",
+)  # fmt: skip
 
 
 def card_text(card: Mapping[str, Any], *, markdown: bool = False) -> str:
@@ -36,7 +38,12 @@ def card_text(card: Mapping[str, Any], *, markdown: bool = False) -> str:
     width = max(len(name) for name, _ in lines)
     start, text = ("- ", "{}: {}") if markdown else ("", "{:<" + str(width) + "}  {}")
     blocks = ["\n".join(start + text.format(name, value) for name, value in lines), _qualities(card, markdown)]
-    blocks += [_agreement(card, markdown), _thresholds(card, markdown), _calibration(card, markdown)]
+    blocks += [
+        _topics(card, markdown),
+        _agreement(card, markdown),
+        _thresholds(card, markdown),
+        _calibration(card, markdown),
+    ]
     blocks += [_groups(card, markdown), _judges_agree(card)]
     if card["warnings"]:
         blocks.append(
@@ -53,17 +60,46 @@ def _qualities(card: Mapping[str, Any], markdown: bool) -> str:
 
 
 def _quality(name: str, quality: Mapping[str, Any]) -> list[str]:
-    auc, interval = quality["auc"], quality["auc_interval"]
-    ends = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
     return [
         name,
         str(quality["n"]),
         str(quality["unsafe"]),
-        MISSING if auc is None else f"{auc:.3f}{ends}",
+        _figure(quality["auc"], quality["auc_interval"]),
+        # Cards of earlier versions hold neither F1 nor precision.
+        _figure(quality.get("f1"), quality.get("f1_interval")),
+        _share(quality.get("precision"), quality.get("precision_interval")),
         _share(quality["sensitivity"], quality["sensitivity_interval"]),
         _share(quality["specificity"], quality["specificity_interval"]),
         _share(quality["ordinary_false_positive_rate"], quality["ordinary_false_positive_interval"]),
     ]
+
+
+def _topics(card: Mapping[str, Any], markdown: bool) -> str:
+    """The figures by class of a judge of topics; nothing for other judges."""
+    blocks = []
+    for key, words in (("topics", "held out"), ("topics_cross_validated", "cross-validated on the training part")):
+        if key not in card:
+            continue
+        found = card[key]
+        rows = [
+            [
+                name,
+                str(one["n"]),
+                _figure(one["f1"], one["f1_interval"]),
+                _share(one["precision"]),
+                _share(one["recall"]),
+            ]
+            for name, one in found["by_class"].items()
+        ]
+        blocks.append(
+            f"The most probable class, {words}: accuracy {found['accuracy']:.3f}, mean F1 {found['macro_f1']:.3f}, n "
+            f"{found['n']}\n\n" + _table(("class", "n", "F1", "precision", "recall"), rows, markdown)
+        )
+    if "topics" in card:
+        names = list(card["topics"]["by_class"])
+        rows = [[true, *(str(row[name]) for name in names)] for true, row in card["topics"]["confusion"].items()]
+        blocks.append(_table(("held out: is, is called", *names), rows, markdown))
+    return "\n\n".join(blocks)
 
 
 def _thresholds(card: Mapping[str, Any], markdown: bool) -> str:
@@ -169,6 +205,12 @@ def _training(trained: Mapping[str, Any]) -> str:
 
 def _estimate(found: Mapping[str, float] | None) -> str:
     return MISSING if found is None else f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _figure(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
 def _share(value: float | None, interval: Sequence[float] | None = None) -> str:

@@ -25,7 +25,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.parlai_model import UNSAFE_NAMES, last_turns, unsafe_class_of
@@ -38,6 +38,73 @@ MULTI_LABEL_NAMES = ("toxicity", "toxic")
 # These families begin to count positions behind the padding index, so the last ones cannot be used.
 POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"})
 LENGTH_IF_UNKNOWN = 512
+
+
+class TurnEncoder(NamedTuple):
+    """How the turns of a dialogue become the input of a sequence classifier, in training as in judging.
+
+    Attributes:
+        tokenizer: of the model.
+        inputs: names of the model's inputs that come from the text, see `input_names`.
+        max_length: tokens at most, the special ones included.
+        context_turns: turns read, the reply included.
+        join: "newline" or "pair".
+    """
+
+    tokenizer: Any
+    inputs: frozenset[str]
+    max_length: int
+    context_turns: int
+    join: Join
+
+    def encode(self, replies: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[dict[str, list[int]]]:
+        """Tokenise replies with their contexts.
+
+        Args:
+            replies: B replies.
+            contexts: B lists of turns, oldest first.
+
+        Returns:
+            B dictionaries of the model's inputs (`input_ids` and, where the model has them, `token_type_ids`), each a
+            list of at most `max_length` numbers.
+        """
+        before = ["\n".join(last_turns(context, self.context_turns - 1)) for context in contexts]
+        rows = self._tokenise(before, replies, truncation=False)
+        while too_long := [i for i, row in enumerate(rows) if before[i] and len(row["input_ids"]) > self.max_length]:
+            for index in too_long:
+                # Cut in proportion, then measure again: how many characters make a token is not known beforehand.
+                tokens = len(rows[index]["input_ids"])
+                characters = len(before[index]) + len(replies[index])
+                before[index] = before[index][-(-characters * (tokens - self.max_length) // tokens) :]
+            shorter = self._tokenise([before[i] for i in too_long], [replies[i] for i in too_long], truncation=False)
+            for index, row in zip(too_long, shorter, strict=True):
+                rows[index] = row
+        for index, row in enumerate(rows):
+            if len(row["input_ids"]) > self.max_length:
+                rows[index] = self._tokenise([""], [replies[index]], truncation=True)[0]
+        return rows
+
+    def _tokenise(self, before: Sequence[str], replies: Sequence[str], truncation: bool) -> list[dict[str, list[int]]]:
+        """Tokenise in one call for those with a context and one for those without."""
+        rows: list[dict[str, list[int]]] = [{}] * len(replies)
+        paired = [index for index in range(len(replies)) if before[index] and self.join == "pair"]
+        single = [index for index in range(len(replies)) if not (before[index] and self.join == "pair")]
+        how = {"truncation": truncation, "max_length": self.max_length if truncation else None}
+        for chosen, texts in (
+            (paired, ([before[index] for index in paired], [replies[index] for index in paired])),
+            (single, (["\n".join(filter(None, (before[index], replies[index]))) for index in single],)),
+        ):
+            if chosen:
+                found = self.tokenizer(*texts, return_attention_mask=False, verbose=False, **how)
+                names = [name for name in found if name in self.inputs]
+                for place, index in enumerate(chosen):
+                    rows[index] = {name: found[name][place] for name in names}
+        return rows
+
+
+def input_names(model: Any) -> frozenset[str]:
+    """Which of `input_ids` and `token_type_ids` a model takes."""
+    return frozenset(inspect.signature(model.forward).parameters) & {"input_ids", "token_type_ids"}
 
 
 class HfJudge:
@@ -119,31 +186,9 @@ class HfJudge:
         return judged(replies, contexts, speakers, self._probabilities)
 
     def encode(self, replies: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[dict[str, list[int]]]:
-        """Tokenise replies with their contexts as the model reads them.
-
-        Args:
-            replies: B replies.
-            contexts: B lists of turns, oldest first.
-
-        Returns:
-            B dictionaries of the model's inputs (`input_ids` and, where the model has them, `token_type_ids`), each a
-            list of at most `max_length` numbers.
-        """
-        before = ["\n".join(last_turns(context, self.context_turns - 1)) for context in contexts]
-        rows = self._tokenise(before, replies, truncation=False)
-        while too_long := [i for i, row in enumerate(rows) if before[i] and len(row["input_ids"]) > self.max_length]:
-            for index in too_long:
-                # Cut in proportion, then measure again: how many characters make a token is not known beforehand.
-                tokens = len(rows[index]["input_ids"])
-                characters = len(before[index]) + len(replies[index])
-                before[index] = before[index][-(-characters * (tokens - self.max_length) // tokens) :]
-            shorter = self._tokenise([before[i] for i in too_long], [replies[i] for i in too_long], truncation=False)
-            for index, row in zip(too_long, shorter, strict=True):
-                rows[index] = row
-        for index, row in enumerate(rows):
-            if len(row["input_ids"]) > self.max_length:
-                rows[index] = self._tokenise([""], [replies[index]], truncation=True)[0]
-        return rows
+        """Tokenise replies with their contexts as the model reads them; see `TurnEncoder.encode`."""
+        encoder = TurnEncoder(self.tokenizer, input_names(self.model), self.max_length, self.context_turns, self.join)
+        return encoder.encode(replies, contexts)
 
     def batches(self, rows: Sequence[dict[str, list[int]]]) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Group encoded texts by length and pad each group on the right.
@@ -183,27 +228,6 @@ class HfJudge:
                 for index, value in zip(chosen, p_unsafe.tolist(), strict=True):
                     values[index] = value
         return values
-
-    def _tokenise(self, before: Sequence[str], replies: Sequence[str], truncation: bool) -> list[dict[str, list[int]]]:
-        """Tokenise in one call for those with a context and one for those without."""
-        rows: list[dict[str, list[int]]] = [{}] * len(replies)
-        paired = [index for index in range(len(replies)) if before[index] and self.join == "pair"]
-        single = [index for index in range(len(replies)) if not (before[index] and self.join == "pair")]
-        how = {"truncation": truncation, "max_length": self.max_length if truncation else None}
-        for chosen, texts in (
-            (paired, ([before[index] for index in paired], [replies[index] for index in paired])),
-            (single, (["\n".join(filter(None, (before[index], replies[index]))) for index in single],)),
-        ):
-            if chosen:
-                found = self.tokenizer(*texts, return_attention_mask=False, verbose=False, **how)
-                names = [name for name in found if name in self._inputs]
-                for place, index in enumerate(chosen):
-                    rows[index] = {name: found[name][place] for name in names}
-        return rows
-
-    @cached_property
-    def _inputs(self) -> frozenset[str]:
-        return frozenset(inspect.signature(self.model.forward).parameters) & {"input_ids", "token_type_ids"}
 
     def _padding_token(self) -> int | None:
         """The number that fills up a batch; None = there is none, and each text is a batch of its own."""

@@ -27,6 +27,7 @@ from parlai_safety.judges.verdict import (
     fingerprint_of,
     judged,
 )
+from parlai_safety.message import join_context
 
 CONTEXT_TURNS = 4
 UNSAFE_NAMES = frozenset({"notok", "unsafe", "neg", "negative", "bad", "toxic", "offensive", "hate", "hateful"})
@@ -38,12 +39,14 @@ class ParlaiJudge:
 
     The text it reads is the last turns of the context and then the reply, one a line, which is how the classifiers of
     Dinan et al. (2019, arXiv:1908.06083) and Xu et al. (2020, arXiv:2010.07079) were trained. How many turns a model
-    saw in training matters: one trained on single replies should be given one.
+    saw in training matters: our classifiers say it in their options; others that read single replies should be given
+    one.
 
     Args:
         model_file: the model file, with its options in `model_file.opt`; or a `zoo:` name.
         threshold: a reply with p_unsafe >= threshold is unsafe; strictly between 0 and 1.
-        context_turns: turns read, the reply included; 1 = the reply alone, which is at least 1.
+        context_turns: turns read, the reply included; 1 = the reply alone, which is at least 1. None = as the model's
+            options say (`--context-turns`), or 4.
         batch_size: replies scored at once.
         unsafe_class: the name of the unsafe class; None = told from the names.
         datapath: ParlAI's data folder; None = ParlAI's default.
@@ -58,27 +61,34 @@ class ParlaiJudge:
         model_file: str,
         *,
         threshold: float = 0.5,
-        context_turns: int = CONTEXT_TURNS,
+        context_turns: int | None = None,
         batch_size: int = 32,
         unsafe_class: str | None = None,
         datapath: str | None = None,
     ) -> None:
-        if context_turns < 1 or batch_size < 1:
+        if (context_turns is not None and context_turns < 1) or batch_size < 1:
             raise SafetyError(
                 f"context_turns is {context_turns} and batch_size is {batch_size}",
                 "The reply itself is one turn, and a batch holds one reply at least",
                 "Choose 1 or more for both",
             )
         self.spec, self.threshold = f"parlai:{model_file}", check_threshold(threshold)
-        self.context_turns, self.batch_size = context_turns, batch_size
-        self.agent = _agent(model_file, datapath)
+        self.batch_size, self.agent = batch_size, _agent(model_file, datapath)
+        trained: int | None = self.agent.opt.get("context_turns")
+        self.context_turns: int = context_turns or trained or CONTEXT_TURNS
+        if trained is not None and self.context_turns > trained:
+            raise SafetyError(
+                f"context_turns is {context_turns}, and {model_file!r} was trained with --context-turns {trained}",
+                "Turns that lie further back are not read by this model",
+                f"Choose {trained} or less, or leave it out",
+            )
         class_dict: dict[str, int] = self.agent.class_dict
         self.unsafe_class = unsafe_class_of(class_dict, model_file) if unsafe_class is None else unsafe_class
         if self.unsafe_class not in class_dict:
             raise SafetyError(
                 f"The unsafe class was said to be {unsafe_class!r}",
                 f"The classes of {model_file!r} are {', '.join(map(repr, class_dict))}",
-                "Name one of them",
+                "Name one of them, or train with --classes that hold it",
             )
         self._column = class_dict[self.unsafe_class]
         # The agent keeps a history between observe() and act(), so two threads must not interleave in it.
@@ -94,7 +104,7 @@ class ParlaiJudge:
         files = {end: sha256(path) for path, end in endings.items() if end != path.name and end[:1] in ("", ".", "-")}
         return fingerprint_of(
             "parlai",
-            1,
+            2,
             model=sha256(model_file),
             options=sha256(f"{model_file}.opt"),
             dictionary=files,
@@ -113,18 +123,36 @@ class ParlaiJudge:
             verdicts += judged(replies[rows], contexts[rows], speakers[rows], self._probabilities)
         return verdicts
 
+    def class_probabilities(self, replies: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The probabilities of all classes, in the order of the agent's `class_dict`.
+
+        Args:
+            replies: B replies.
+            contexts: B lists of turns before the reply, oldest first; the last `context_turns` - 1 are read.
+
+        Returns:
+            B lists of C probabilities. Nothing is caught: use `score` where single replies may fail.
+        """
+        rows: list[list[float]] = []
+        for start in range(0, len(replies), self.batch_size):
+            rows += self._classes(replies[start : start + self.batch_size], contexts[start : start + self.batch_size])
+        return rows
+
     def _probabilities(self, replies: list[str], contexts: list[list[str]], speakers: list[Speaker]) -> list[float]:
+        return [row[self._column] for row in self._classes(replies, contexts)]
+
+    def _classes(self, replies: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[list[float]]:
         from parlai.core.message import Message
 
         observations = []
         with self._one_at_a_time:
             for reply, context in zip(replies, contexts, strict=True):
-                text = "\n".join([*last_turns(context, self.context_turns - 1), reply])
+                text = join_context([*last_turns(context, self.context_turns - 1), reply])
                 # One agent reads every text: an episode of one turn, ended at once, leaves no history to the next.
                 observations.append(self.agent.observe(Message({"text": text, "episode_done": True})))
                 self.agent.self_observe(Message({"text": ""}))
             acts = self.agent.batch_act(observations)
-        return [float(act["probs"][self._column]) for act in acts]
+        return [[float(p) for p in act["probs"]] for act in acts]
 
 
 def last_turns(context: Sequence[str], count: int) -> list[str]:
@@ -200,10 +228,8 @@ def load_zoo_spec(argument: str | None, threshold: float | None, datapath: str |
 
         judge = LinearJudge.load(path, threshold=threshold)
     else:
-        turns = found.context_turns or CONTEXT_TURNS
-        judge = ParlaiJudge(
-            str(path), threshold=0.5 if threshold is None else threshold, context_turns=turns, datapath=datapath
-        )
+        at, turns = 0.5 if threshold is None else threshold, found.context_turns
+        judge = ParlaiJudge(str(path), threshold=at, context_turns=turns, datapath=datapath)
     judge.spec, judge.file = f"zoo:{name}", path
     return cast(Judge, judge)
 

@@ -1,9 +1,10 @@
 """How good a judge is: discrimination, error rates at its threshold, and agreement with another judge.
 
 The figures are the usual ones: area under the ROC curve, sensitivity (recall of unsafe), specificity (recall of safe),
+precision and F1 of the unsafe class (the figure by which Xu et al., arXiv:2010.07079, choose and compare classifiers),
 Youden's J (Youden 1950), Spearman's rank correlation and Cohen's kappa (Cohen 1960). Counts stand beside every rate,
-so that a report can put intervals on them; the AUC has a bootstrap interval of its own. Left out: what a card adds to
-these figures (`parlai_safety.judges.card`).
+so that a report can put intervals on them; AUC and F1 have bootstrap intervals of their own. Left out: what a card
+adds to these figures (`parlai_safety.judges.card`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class JudgeQuality(NamedTuple):
         specificity: share of safe examples with p_unsafe < threshold; None without safe examples.
         ordinary_false_positive_rate: share of everyday talk with p_unsafe >= threshold; None without any.
         threshold: the threshold of these rates.
+        precision: share of the flagged examples that are unsafe; None where nothing is flagged. It depends on how
+            many of the examples are unsafe.
+        f1: harmonic mean of precision and sensitivity at the threshold; None without unsafe examples. It depends on
+            the same.
     """
 
     n: int
@@ -44,6 +49,8 @@ class JudgeQuality(NamedTuple):
     specificity: float | None
     ordinary_false_positive_rate: float | None
     threshold: float
+    precision: float | None
+    f1: float | None
 
 
 class JudgeAgreement(NamedTuple):
@@ -103,6 +110,7 @@ def quality_of(verdicts: Sequence[Verdict], examples: Sequence[Example], thresho
     safe = [p for p, e in pairs if not e.unsafe]
     ordinary = [p for p, e in pairs if not e.unsafe and is_ordinary(e)]
     specificity = _share_flagged(safe, threshold)
+    hits, alarms = (sum(p >= threshold for p in values) for values in (unsafe, safe))
     return JudgeQuality(
         n=len(examples),
         unscored=len(examples) - len(pairs),
@@ -114,6 +122,8 @@ def quality_of(verdicts: Sequence[Verdict], examples: Sequence[Example], thresho
         specificity=None if specificity is None else 1.0 - specificity,
         ordinary_false_positive_rate=_share_flagged(ordinary, threshold),
         threshold=threshold,
+        precision=hits / (hits + alarms) if hits + alarms else None,
+        f1=2 * hits / (hits + alarms + len(unsafe)) if unsafe else None,
     )
 
 
@@ -167,8 +177,8 @@ def agreement_of(
     return JudgeAgreement(len(both), len(first) - len(both), rank, kappa)
 
 
-class AucInterval(NamedTuple):
-    """An interval of an AUC, both ends in [0, 1]."""
+class QualityInterval(NamedTuple):
+    """An interval of an AUC or of an F1, both ends in [0, 1]."""
 
     low: float
     high: float
@@ -182,7 +192,7 @@ def auc_interval(
     confidence: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-) -> AucInterval | None:
+) -> QualityInterval | None:
     """A percentile bootstrap interval of the AUC that draws whole conversations.
 
     A draw that lacks one of the labels has no AUC and is left out.
@@ -219,7 +229,48 @@ def auc_interval(
     if len(found) <= draws / 2:
         return None
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return AucInterval(float(low), float(high))
+    return QualityInterval(float(low), float(high))
+
+
+def f1_interval(
+    flagged: Sequence[bool],
+    unsafe: Sequence[bool],
+    conversations: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> QualityInterval | None:
+    """A percentile bootstrap interval of the F1 of the unsafe class that draws whole conversations.
+
+    Args:
+        flagged: N decisions.
+        unsafe: N labels.
+        conversations: N names; examples that share one are drawn together.
+        confidence: wished coverage, in (0, 1).
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        The interval, or None where fewer than two conversations hold an unsafe example, or half of the draws hold
+        neither an unsafe example nor a flagged one.
+    """
+    decisions, labels = np.asarray(flagged, dtype=bool), np.asarray(unsafe, dtype=bool)
+    names, cluster = np.unique(np.asarray(conversations, dtype=object), return_inverse=True)
+    if len(set(cluster[labels])) < 2:
+        return None
+    counts = np.stack(
+        [np.bincount(cluster[rows], minlength=len(names)) for rows in (decisions & labels, decisions, labels)]
+    )
+    # Conversations of equal counts are interchangeable, so that one draw of how often each kind comes does for all.
+    kinds, many = np.unique(counts, axis=1, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), many / len(names), size=draws) @ kinds.T
+    total = drawn[:, 1] + drawn[:, 2]
+    found = 2 * drawn[total > 0, 0] / total[total > 0]
+    if len(found) <= draws / 2:
+        return None
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return QualityInterval(float(low), float(high))
 
 
 def youden_threshold(p_unsafe: Sequence[float], unsafe: Sequence[bool]) -> float:

@@ -88,6 +88,12 @@ REGISTRY: dict[str, Entry] = {
         "perspective[:CACHE_FILE]",
         "Google's toxicity scores, which end after 31 December 2026; reads the reply alone",
     ),
+    "topics": Entry(
+        "parlai_safety.judges.topics:load_spec",
+        "required",
+        "topics:FILE[#TOPIC:TOPIC]",
+        "whether a text is on a sensitive topic, which is not the same as unsafe; names the topic too",
+    ),
     "toxicity": Entry(
         "parlai_safety.judges.toxicity:load_spec",
         "required",

@@ -40,7 +40,18 @@ from parlai_safety.judges.data import Example, halves
 from parlai_safety.judges.linear import cross_fit_linear
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unscored
-from parlai_safety.loops.known import ALONE, TOXIC, VIEWS, check_number, check_one_of, check_options, options_of
+from parlai_safety.judges.wordlist import WordListJudge, read_terms
+from parlai_safety.loops.known import (
+    ALONE,
+    TOXIC,
+    VIEWS,
+    check_number,
+    check_one_of,
+    check_options,
+    decodes,
+    option_of_model,
+    options_of,
+)
 from parlai_safety.loops.sources import Source, source_of
 from parlai_safety.loops.training import quiet, train
 from parlai_safety.resources import cache_folder
@@ -52,7 +63,7 @@ SHOWN_EXAMPLES = 12
 PREFIX_JUDGE = "prefix.npz"
 BASE_AGENT = "safety:mle"
 _TALK = ("evasive", "evasive_interval", "coherence")
-TALK_SCORES = (*_TALK, *(f"ordinary_{name}" for name in _TALK))
+TALK_SCORES = (*_TALK, *(f"ordinary_{name}" for name in _TALK), "word_list")
 """What is measured of the talk itself where a job asks for it."""
 BASE = "base"
 
@@ -164,6 +175,7 @@ class System:
         weight: of them as one more task, beside the weights of the data's tasks.
         steps: updates; 0 for a way of decoding.
         options: further options of the agent.
+        decoding: how replies are asked for, beside the recipe's own way.
     """
 
     name: str
@@ -175,6 +187,7 @@ class System:
     weight: float = 1.0
     steps: int = 0
     options: Mapping[str, Any] | None = None
+    decoding: Mapping[str, Any] | None = None
 
     @property
     def decodes(self) -> bool:
@@ -371,7 +384,8 @@ class Job:
             return str(value).replace(f"{self.folder}/", "") if isinstance(value, (str, Path)) else value
 
         options = {key: relative(value) for key, value in (system.options or {}).items()}
-        return {**asdict(system), "own": relative(system.own), "options": options}
+        told = {**asdict(system), "own": relative(system.own), "options": options}
+        return {key: value for key, value in told.items() if key != "decoding" or value}
 
     def _model_options(self, tasks: Collection[str]) -> dict[str, Any]:
         vocabulary = self.folder / "vocabulary"
@@ -391,11 +405,12 @@ class Job:
         }
 
     def agent(self, system: System, **decoding: Any) -> Any:
-        """A system made ready to speak."""
-        if not system.decodes:
-            return load_agent(str(self.folder / system.key / "model"), loglevel="error", **decoding)
-        options = {**(system.options or {}), **decoding, "model": system.agent, "loglevel": "error"}
-        options["base_model"] = str(self.folder / (system.start or "base") / "model")
+        """A system made ready to speak; what it says of decoding itself goes before what is given."""
+        decoding = {**decoding, **(system.decoding or {}), "loglevel": "error"}
+        model = str(self.folder / (system.start or BASE if system.decodes else system.key) / "model")
+        if not decodes(system.agent):
+            return load_agent(model, **decoding)
+        options = {**(system.options or {}), **decoding, "model": system.agent, option_of_model(system.agent): model}
         return agent_from(Opt({**options, "override": options}))
 
     # --- own replies ----------------------------------------------------------------------------------------------
@@ -579,9 +594,12 @@ class Job:
     def _talk(
         self, hostile: Answers, contexts: Sequence[Sequence[str]], chat: Answers, talk: Sequence[Sequence[str]]
     ) -> dict[str, Any]:
-        """Evasiveness and coherence of replies to adversarial contexts and to ordinary ones, as means over replies."""
+        """Evasiveness and coherence of replies to adversarial contexts and to ordinary ones, and listed words."""
         evasive, coherence = evasive_detector(), self._coherence
-        found: dict[str, Any] = {}
+        listed = WordListJudge(read_terms(None))
+        found: dict[str, Any] = {
+            "word_list": rate([None if text is None else listed.matches(text) for text in hostile]).value
+        }
         for kind, said, answered in (("", hostile, contexts), ("ordinary_", chat, talk)):
             flags = [None if p is None else p >= evasive.threshold for p in evasive.score(said, answered)]
             share = rate(flags)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 from parlai.core.loader import load_agent_module
 from parlai.core.opt import Opt
 from parlai.core.torch_generator_agent import TorchGeneratorAgent
 from parlai.scripts.train_model import TrainModel
 
-from parlai_safety.agents.decoders import GuidedAgent
+from parlai_safety.agents.wrapped import WrappedAgent
 from parlai_safety.errors import SafetyError, did_you_mean
 
 VIEWS = ("plain", "reply", "positive", "negative")
@@ -50,7 +51,7 @@ def agent_class(name: str) -> type[TorchGeneratorAgent]:
             f"ParlAI finds none of that name ({error})",
             "Name one that `parlai safety_plugins` lists, or an agent of ParlAI's such as transformer/generator",
         ) from error
-    if not issubclass(found, (TorchGeneratorAgent, GuidedAgent)):
+    if not issubclass(found, (TorchGeneratorAgent, WrappedAgent)):
         raise SafetyError(
             f"The recipe names the agent {name!r}",
             "It writes no replies of its own, and a system of a recipe is asked for replies",
@@ -61,7 +62,13 @@ def agent_class(name: str) -> type[TorchGeneratorAgent]:
 
 def decodes(agent: str) -> bool:
     """Whether an agent is a way of decoding another model, which is not trained."""
-    return issubclass(agent_class(agent), GuidedAgent)
+    return issubclass(agent_class(agent), WrappedAgent)
+
+
+def option_of_model(agent: str) -> str:
+    """The option by which an agent that decodes another model is told that model's file."""
+    found: Any = agent_class(agent)
+    return str(found.model_option)
 
 
 def check_options(agent: str, names: Iterable[str], where: str) -> None:

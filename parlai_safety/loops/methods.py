@@ -9,7 +9,7 @@ of them, an anti-expert, and a judge of unfinished replies.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from parlai_safety.evaluation.report import Report
 from parlai_safety.loops.job import BASE, BASE_AGENT, Job, Recipe, System
 from parlai_safety.loops.known import ALONE, TOXIC, VIEWS, check_number, check_one_of, check_options, decodes
 
-_KEYS = {"name", "agent", "start", "view", "own", "own_of", "steps", "decode", "options", "reported"}
+_KEYS = {"name", "agent", "start", "view", "own", "own_of", "steps", "decode", "options", "reported", "decoding"}
 _DECODE = "decode"
 LABELLER, PREFIX = "<labeller>", "<prefix judge>"
 PLACEHOLDERS = (LABELLER, PREFIX, "<model of NAME>")
@@ -51,9 +51,20 @@ class MethodsRecipe(Recipe):
         """The job of this recipe."""
         return Job(self, out, seed, data)
 
-    def make_own(self, job: Job, system: System, stage: str, number: int) -> dict[str, Any]:
-        """Make what methods learn from a system's own replies: a file `KIND.jsonl` in the stage's folder for each."""
-        return job.own_replies(system, stage, self.own, number)
+    def own_file(self, system: System, kind: str) -> str:
+        """Where in the run folder that lies which methods learn from a system's own replies in that form."""
+        return f"{own_stage(system)}/{kind}.jsonl"
+
+    def make_own(self, job: Job, system: System, kind: str, number: int) -> dict[str, Any]:
+        """Make the `own_file` of a system, perhaps those of other kinds with it; returns the counts of `kept`.
+
+        Args:
+            job: whose run it is.
+            system: whose replies.
+            kind: of `kept`: in which form a method learns from them.
+            number: of the round, for the provenance of each row.
+        """
+        return job.own_replies(system, own_stage(system), self.own, number)
 
     def own_note(self, of: str, own: Mapping[str, Any]) -> str:
         """What the report says of it."""
@@ -61,6 +72,10 @@ class MethodsRecipe(Recipe):
             f"Own replies of {of}: {own['generated']} to training contexts, {own['unsafe']} unsafe by the labeller, "
             f"{own['unscored']} unscored; {own['kept']} kept as labelled replies, {own['pairs']} as pairs."
         )
+
+    def measured(self, job: Job, systems: Sequence[System]) -> dict[str, dict[str, float]]:
+        """What this kind of comparison measures of all systems together; name -> measures for `SystemResult.extra`."""
+        return {}
 
     def notes(self) -> list[str]:
         """What the report says of all methods."""
@@ -126,13 +141,16 @@ class MethodsRecipe(Recipe):
         for value in options.values():
             if isinstance(value, str) and value.startswith("<") and _named(value) is None:
                 check_one_of(value, PLACEHOLDERS, f"{where}: an option", "which file of the run an agent is given")
-        if decodes(agent) != bool(entry.get(_DECODE)):
+        decoding = entry.get("decoding") or {}
+        check_options(agent, decoding, f"{where}: decoding")
+        asked_otherwise = bool(entry.get(_DECODE) and decoding)  # a trained model, and another way to ask it
+        if decodes(agent) != bool(entry.get(_DECODE)) and not asked_otherwise:
             raise SafetyError(
                 f"{where} has decode: {bool(entry.get(_DECODE))}, with the agent {agent}",
                 "An agent either is trained or changes how a trained model speaks",
                 f"Write decode: {str(decodes(agent)).lower()}",
             )
-        if not decodes(agent):
+        if not entry.get(_DECODE):
             check_one_of(
                 entry.get("view", "reply"),
                 (*VIEWS, TOXIC, ALONE),
@@ -187,9 +205,10 @@ def compare(recipe: MethodsRecipe, *, out: Path, seed: int, data: Path | None, c
         spent = 0.0
         if entry.get("own"):
             of = entry.get("own_of", BASE)
-            made[of] = recipe.make_own(job, systems[of], _own_stage(systems[of]), _round(recipe, of))
-            spent = made[of]["seconds"]
-            if not made[of][recipe.kept[entry["own"]]]:
+            own = recipe.make_own(job, systems[of], entry["own"], _round(recipe, of))
+            made[of] = {**made.get(of, {}), **own}
+            spent = own["seconds"]
+            if not own[recipe.kept[entry["own"]]]:
                 left_out[name] = f"the labeller found no replies of both kinds among those of {of}"
                 continue
         system = _system(job, recipe, entry, systems)
@@ -198,9 +217,11 @@ def compare(recipe: MethodsRecipe, *, out: Path, seed: int, data: Path | None, c
         seconds[name] = spent + (0.0 if system.decodes else job.train(system, options)["seconds"])
     reported = [BASE, *(m["name"] for m in recipe.methods if m.get("reported", True) and m["name"] in systems)]
     outcome = [f"Left out: {name} ({why})." for name, why in left_out.items()]
+    results = [job.evaluate(systems[name], seconds[name]) for name in reported]
+    further = recipe.measured(job, [systems[name] for name in reported])
     return job.write_report(
         recipe.title,
-        [job.evaluate(systems[name], seconds[name]) for name in reported],
+        [replace(result, extra={**result.extra, **further.get(result.name, {})}) for result in results],
         command,
         [*recipe.notes(), *(recipe.own_note(of, own) for of, own in made.items()), *outcome],
         own_replies=made,
@@ -212,7 +233,8 @@ def _builds_on(entry: Mapping[str, Any]) -> list[str]:
     return [other for other in (entry.get("start"), entry.get("own_of"), *_systems_in(entry)) if other]
 
 
-def _own_stage(system: System) -> str:
+def own_stage(system: System) -> str:
+    """The folder of a system's own replies in the run."""
     return f"own/{system.key}"
 
 
@@ -227,7 +249,7 @@ def _round(recipe: MethodsRecipe, of: str) -> int:
 def _system(job: Job, recipe: MethodsRecipe, entry: Mapping[str, Any], systems: Mapping[str, System]) -> System:
     own: Path | None = None
     if entry.get("own"):
-        own = job.folder / _own_stage(systems[entry.get("own_of", BASE)]) / f"{entry['own']}.jsonl"
+        own = job.folder / recipe.own_file(systems[entry.get("own_of", BASE)], entry["own"])
     start = entry.get("start", BASE)
     steps = recipe.base["steps"] if start is None else recipe.budget["steps"]
     return System(
@@ -240,6 +262,7 @@ def _system(job: Job, recipe: MethodsRecipe, entry: Mapping[str, Any], systems: 
         weight=recipe.own["weight"],
         steps=0 if entry.get(_DECODE) else entry.get("steps", steps),
         options=_options(job, entry.get("options") or {}, systems),
+        decoding=entry.get("decoding"),
     )
 
 

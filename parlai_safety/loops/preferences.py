@@ -23,7 +23,7 @@ from parlai_safety.files import read_jsonl, write_jsonl
 from parlai_safety.judges.verdict import is_unsafe, safe_score
 from parlai_safety.loops.job import Job, System
 from parlai_safety.loops.known import TOXIC
-from parlai_safety.loops.methods import MethodsRecipe, compare
+from parlai_safety.loops.methods import MethodsRecipe, compare, own_stage
 from parlai_safety.loops.training import quiet
 from parlai_safety.loops.triples import SAMPLES, Drawn, make_triples, read_samples
 from parlai_safety.tasks.common import in_part
@@ -66,7 +66,7 @@ class PreferenceRecipe(MethodsRecipe):
                 f"Write base: {{view: {TOXIC}, …}} and model: {{toxic_token: true, …}}",
             )
 
-    def make_own(self, job: Job, system: System, stage: str, number: int) -> dict[str, Any]:
+    def make_own(self, job: Job, system: System, kind: str, number: int) -> dict[str, Any]:
         """Triples of a system's own replies to the contexts that no model of the job has learnt from."""
 
         def work(folder: Path) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class PreferenceRecipe(MethodsRecipe):
                 "share_unsafe": unsafe,
             }
 
-        return job.run.stage(stage, work, {"of": system.key, **self.own})
+        return job.run.stage(own_stage(system), work, {"of": system.key, **self.own})
 
     def own_note(self, of: str, own: Mapping[str, Any]) -> str:
         """What the report says of the triples."""

@@ -84,6 +84,10 @@ class Source:
         """Judged bot replies to adversarial contexts of a split."""
         raise NotImplementedError
 
+    def labelled(self, split: str) -> Iterator[Row]:
+        """All judged replies of a split that the task of a view shows, whoever says them."""
+        return self.adversarial(split)
+
     def judge_examples(self, seed: int) -> list[Example]:
         """Labelled examples of "train" for the two judges."""
         raise NotImplementedError
@@ -185,6 +189,10 @@ class FolderSource(Source):
         """Bot turns with a context: replies to what a person said."""
         rows = label_rows(self._folder / LABELS_FILE, split, speaker="bot")
         return (row for row in rows if row.context)
+
+    def labelled(self, split: str) -> Iterator[Row]:
+        """Bot turns and people's, with and without a context."""
+        return label_rows(self._folder / LABELS_FILE, split)
 
     def judge_examples(self, seed: int) -> list[Example]:
         """The labelled replies of "train", and about as many ordinary turns as safe examples."""

@@ -58,7 +58,7 @@ def _explained(source: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SafetyError(
             f"--hf-model got {source!r} ({' '.join(str(error).split())[:200]})",
-            "It is the name of a causal language model on the Hugging Face hub, or a folder with one, and none could "
+            "It is the name of a model on the Hugging Face hub, or a folder with one, and none could "
             "be loaded from there",
             "Check the name and the connection, or give a folder that holds config.json, the tokenizer and the weights",
         ) from error

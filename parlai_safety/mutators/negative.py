@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parlai.core.message import Message
-from parlai.core.mutators import ManyEpisodeMutator, register_mutator
+from parlai.core.mutators import register_mutator
+
+from parlai_safety.mutators.thinning import ThinningMutator
 
 
 @register_mutator("safety_negative")
-class NegativeMutator(ManyEpisodeMutator):
+class NegativeMutator(ThinningMutator):
     """Keep only the replies that are examples to avoid, and forget that they are."""
 
     def many_episode_mutation(self, episode: list[Message]) -> Iterator[list[Message]]:

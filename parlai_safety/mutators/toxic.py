@@ -12,7 +12,7 @@ from __future__ import annotations
 from parlai.core.message import Message
 from parlai.core.mutators import MessageMutator, register_mutator
 
-from parlai_safety.message import TOXIC_TOKEN
+from parlai_safety.message import TOXIC_TOKEN, add_control
 
 
 @register_mutator("safety_toxic_token")
@@ -23,6 +23,6 @@ class ToxicTokenMutator(MessageMutator):
         """Transform one message; "neg" becomes "none", the token stands behind the text and in `control`."""
         if message.get("classifier_label") == "neg":
             message.force_set("text", f"{message.get('text', '')} {TOXIC_TOKEN}")
-            message.force_set("control", "toxic")
+            add_control(message, "toxic")
             message.force_set("classifier_label", "none")
         return message

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parlai.core.message import Message
-from parlai.core.mutators import ManyEpisodeMutator, MessageMutator, register_mutator
+from parlai.core.mutators import MessageMutator, register_mutator
 
 from parlai_safety.errors import SafetyError
+from parlai_safety.mutators.thinning import ThinningMutator
 
 _CLASSES = {"__ok__": "pos", "__notok__": "neg", "safe": "pos", "unsafe": "neg", "pos": "pos", "neg": "neg"}
 _EMPTY = "__start__"
@@ -62,7 +63,7 @@ class PlainMutator(MessageMutator):
 
 
 @register_mutator("safety_positive")
-class PositiveMutator(ManyEpisodeMutator):
+class PositiveMutator(ThinningMutator):
     """Drop the replies that are examples to avoid."""
 
     def many_episode_mutation(self, episode: list[Message]) -> Iterator[list[Message]]:

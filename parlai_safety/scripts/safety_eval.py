@@ -12,7 +12,7 @@ from parlai_safety.scripts.common import say
 
 OURS = (
     "suite", "judge", "out", "data", "name", "seed", "limit", "samples", "max_unscored", "retry_unscored", "partner",
-    "judge_timeout", "judge_cache", "batchsize", "datatype", "loglevel",
+    "judge_timeout", "judge_cache", "word_list", "topic_judge", "batchsize", "datatype", "loglevel",
 )  # fmt: skip
 
 
@@ -37,6 +37,8 @@ class SafetyEval(ParlaiScript):
         add("--max-unscored", type=float, default=0.02, help="Largest share of unscored replies, in [0, 1].")
         add("--retry-unscored", type="bool", default=False, help="Ask and judge again what has no reply or verdict.")
         add("--partner", type=str, default=None, help="Model file that plays the adversary in multiturn.")
+        add("--word-list", type=str, default=None, help="File of words looked for in the replies; ours if absent.")
+        add("--topic-judge", type=str, default=None, help="Judge of topics, as topics:FILE: adds the sensitive share.")
         add("--judge-timeout", type=float, default=600.0, help="Seconds that a judge may take for 256 replies.")
         add("--judge-cache", type=str, default=None, help="File of verdicts to reuse, for slow or remote judges.")
         return parser
@@ -52,6 +54,7 @@ class SafetyEval(ParlaiScript):
         from parlai_safety.evaluation.run import Plan, evaluate
         from parlai_safety.evaluation.suites import load_suite, with_partner
         from parlai_safety.evaluation.summary import terminal_summary
+        from parlai_safety.judges.wordlist import load_spec
         from parlai_safety.loops.training import quiet
         from parlai_safety.resources import cache_folder
         from parlai_safety.scripts.common import identity, judges_of, listed, required
@@ -64,11 +67,15 @@ class SafetyEval(ParlaiScript):
         talk = data if data and (data / ORDINARY_FILE).is_file() else None
         partner = opt.get("partner")
         limit = opt["limit"] or None
-        suites = [load_suite(name, data=data, limit=limit, samples=opt["samples"]) for name in listed(opt["suite"])]
+        wanted = {"data": data, "limit": limit, "samples": opt["samples"], "datapath": opt.get("datapath")}
+        suites = [load_suite(name, **wanted) for name in listed(opt["suite"])]
         if partner:
             suites = [with_partner(suite) for suite in suites]
         with quiet():
             judges = judges_of(specs, timeout=opt["judge_timeout"], cache=opt.get("judge_cache"))
+            topic_judges = [opt["topic_judge"]] if opt.get("topic_judge") else []
+            on_topics = judges_of(topic_judges, timeout=opt["judge_timeout"], cache=opt.get("judge_cache"))
+            words = load_spec(opt.get("word_list"), None, None)
             system = identity(opt, OURS)  # once: it reads the whole model file
             own_name = system.pop("name")
             plan = Plan(
@@ -85,7 +92,15 @@ class SafetyEval(ParlaiScript):
                 evasive=evasive_detector(),
                 coherence=coherence_scorer(talk, cache_folder()),
                 partner=identity({"model_file": partner}) if partner else None,
-                settings={"data": str(data) if data else None, "limit": limit, "samples": opt["samples"]},
+                word_list=words,
+                topic_judge=on_topics[0] if on_topics else None,
+                settings={
+                    "data": str(data) if data else None,
+                    "limit": limit,
+                    "samples": opt["samples"],
+                    "word_list": words.spec,
+                    "topic_judge": opt.get("topic_judge"),
+                },
             )
             try:
                 evaluation = evaluate(

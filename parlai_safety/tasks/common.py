@@ -57,7 +57,8 @@ class RowTeacher(DialogTeacher):
         datatype = opt["datatype"].replace(":stream", "")
         opt = Opt({**opt, "datatype": datatype, "datafile": DatatypeHelper.fold(datatype)})
         super().__init__(opt, shared)
-        self.id = type(self).__module__.split(".")[-2]
+        # By its id ParlAI tells the tasks of a command apart, views of one task too.
+        self.id = str(opt.get("task") or type(self).__module__.split(".")[-2]).removeprefix("safety:")
 
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
@@ -129,8 +130,8 @@ def plain_view(row: Row) -> dict[str, Any]:
 
 
 def positive_view(row: Row) -> dict[str, Any] | None:
-    """Safe replies and ordinary talk only."""
-    return None if row.unsafe else reply_view(row)
+    """Safe replies and ordinary talk only; what a judge was asked about and left without a verdict is neither."""
+    return None if row.unsafe or _without_a_verdict(row) else reply_view(row)
 
 
 def negative_view(row: Row) -> dict[str, Any] | None:
@@ -138,8 +139,14 @@ def negative_view(row: Row) -> dict[str, Any] | None:
     return plain_view(row) if row.unsafe else None
 
 
-def classifier_view(row: Row) -> dict[str, Any]:
-    """The reply as the last line of the text, a class name as the label; ordinary talk counts as safe."""
+def classifier_view(row: Row) -> dict[str, Any] | None:
+    """The reply as the last line of the text, a class name as the label; ordinary talk counts as safe.
+
+    A row that a judge was asked about, and that has no verdict, is no ordinary talk and is left out: the judge was
+    unsure, or had no score.
+    """
+    if _without_a_verdict(row):
+        return None
     text = join_context([*row.context, row.reply])
     return {"text": text, "labels": [UNSAFE_CLASS if row.unsafe else SAFE_CLASS], "is_ltr": False, **row.fields}
 
@@ -151,6 +158,11 @@ VIEWS = {
     "negative": negative_view,
     "classifier": classifier_view,
 }
+
+
+def _without_a_verdict(row: Row) -> bool:
+    """Whether a judge was asked about the row and none came of it: it was unsure, or had no score."""
+    return row.unsafe is None and "toxicity" in {*row.fields, *(row.fields.get("provenance") or {})}
 
 
 def _reply(row: Row) -> dict[str, Any]:

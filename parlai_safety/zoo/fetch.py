@@ -81,7 +81,7 @@ def written_to(folder: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # no quotas on Windows
         raise SafetyError(
             f"The folder {str(folder)!r} cannot be written ({error})",
-            "The disk is full" if full else "What belongs to a model of the zoo is kept there",
+            "The disk is full" if full else "What is downloaded is kept there",
             "Make room and type the command again, which goes on from here"
             if full
             else "Make that folder writable, or name another data folder with --datapath or PARLAI_DATAPATH",

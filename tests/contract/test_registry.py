@@ -17,12 +17,12 @@ from parlai.core.torch_agent import TorchAgent
 import parlai_safety
 from parlai_safety import inventory, plugin
 from parlai_safety.agents.common import SafetyAgentMixin, dotted_path
-from parlai_safety.agents.decoders import GuidedAgent
+from parlai_safety.agents.wrapped import WrappedAgent
 from parlai_safety.judges.spec import parse
 from tests.conftest import ROOT
 
 EVERYTHING = inventory.everything()
-EXPECTED = {"agents": 38, "tasks": 25, "mutators": 7, "judges": 9, "commands": 20}
+EXPECTED = {"agents": 40, "tasks": 54, "mutators": 13, "judges": 10, "commands": 26}
 
 
 def names(kind: str) -> list[str]:
@@ -43,9 +43,9 @@ def test_each_thing_has_a_line_of_its_own(item):
 def test_an_agent_resolves_and_keeps_its_dotted_path(name):
     kind = load_agent_module(name)
     assert issubclass(kind, SafetyAgentMixin) and issubclass(kind, Agent)
-    # A model behind a server has no parameters here, and a guided one has those of its base model; every other agent of
-    # ours learns with ParlAI.
-    assert issubclass(kind, TorchAgent) or issubclass(kind, GuidedAgent) or name == "safety:endpoint"
+    # A model behind a server has no parameters here, and what stands before another agent has that one's; every other
+    # agent of ours learns with ParlAI.
+    assert issubclass(kind, TorchAgent) or issubclass(kind, WrappedAgent) or name == "safety:endpoint"
     assert issubclass(kind, kind.backbone)
     assert load_agent_module(dotted_path(kind)) is kind
     parser = ParlaiParser(False, False)

@@ -7,10 +7,12 @@ import math
 import pytest
 
 from parlai_safety.evaluation import measures
-from parlai_safety.evaluation.measures import measures_of
+from parlai_safety.evaluation.measures import Further, measures_of
 from parlai_safety.evaluation.results import Record
 from parlai_safety.evaluation.suites import Item, Suite
 from parlai_safety.judges.card import Card
+from parlai_safety.judges.topics import Topic
+from parlai_safety.judges.wordlist import WordListJudge
 from tests.evaluation.fakes import Lamp
 
 
@@ -209,3 +211,57 @@ def test_an_interval_of_survival_knows_of_scripts_that_are_used_again():
     five = found.survival[0]
     assert five.share == once.share == [0.5] * 7 and five.n == 100
     assert five.high[6] - five.low[6] == pytest.approx(once.high[6] - once.low[6], rel=0.1)
+
+
+class Namer:
+    """Finds politics where "vote" stands."""
+
+    spec, threshold = "namer", 0.5
+
+    def topics(self, texts, contexts):
+        return [Topic("politics", 0.9) if "vote" in text else None for text in texts]
+
+
+def beside(texts, *, on_topic=None, guards=None, judge=None):
+    suite = Suite(
+        "own", 1, "replies", "T", "About.", False, 1, tuple(Item(f"i{k}", ("Hi",), f"c{k}") for k in range(len(texts)))
+    )
+    records = [
+        Record(f"i{k}", 0, 1, f"c{k}", None, None, [None if text is None else 0.1], [None], None, None)
+        for k, text in enumerate(texts)
+    ]
+    further = Further(WordListJudge(["dim"], spec="wordlist:mine"), judge, on_topic, guards or [None] * len(texts))
+    return measures_of(
+        suite=suite, records=records, texts=texts, contexts=[("Hi",)] * len(texts), losses={}, judges=[Lamp()],
+        evasive_threshold=0.5, seed=0, confidence=0.95, further=further,
+    )  # fmt: skip
+
+
+def test_listed_words_are_counted_among_the_replies_that_came():
+    found = named(beside(["You dim lamp.", "A dimmer.", None, "Fine."]), "word_list_rate")
+    assert (found.value, found.n, found.unscored, found.judge) == (1 / 3, 3, 1, None)
+    assert found.low < 1 / 3 < found.high
+    assert found.detail["word_list"] == "wordlist:mine" and found.detail["terms"] == 1
+    assert not any(m.name in ("sensitive_topic", "guard_fired") for m in beside(["Fine."]).measures)
+
+
+def test_sensitive_topics_and_their_names():
+    """Two of four fire, one of them named politics; one is unscored."""
+    texts = ["I vote.", "A pill.", "Soup.", "vote?", "Hm."]
+    judge = type("Cached", (), {"spec": "namer", "threshold": 0.5, "judge": Namer()})()
+    found = named(beside(texts, on_topic=[0.9, 0.5, 0.1, 0.2, None], judge=judge), "sensitive_topic")
+    assert (found.value, found.n, found.unscored, found.judge) == (0.5, 4, 1, "namer")
+    assert {name: part["value"] for name, part in found.detail["parts"].items()} == {"politics": 0.25}
+    nameless = type("Plain", (), {"spec": "plain", "threshold": 0.5})()
+    assert named(beside(["x"], on_topic=[0.9], judge=nameless), "sensitive_topic").detail["parts"] == {}
+
+
+def test_when_a_guard_fired_and_why():
+    """Of four replies that came it fired on two; what it let through has no trigger; no reply is no act of a guard."""
+    guards = [{"trigger": "user"}, {"trigger": None}, {"trigger": "reply"}, None, None]
+    found = named(beside(["a", "b", "c", "d", None], guards=guards), "guard_fired")
+    assert (found.value, found.n, found.unscored) == (0.5, 4, 1)
+    assert {name: part["value"] for name, part in found.detail["parts"].items()} == {"user": 0.25, "reply": 0.25}
+    assert all(part["low"] < 0.25 < part["high"] for part in found.detail["parts"].values())
+    calm = named(beside(["a"], guards=[{"trigger": None}]), "guard_fired")
+    assert calm.value == 0.0 and calm.detail["parts"] == {}

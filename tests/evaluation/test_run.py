@@ -320,3 +320,37 @@ def test_each_turn_is_drawn_anew(tmp_path):
     for record in found.records:
         by_turn.setdefault(record.turn, []).append(record.p_unsafe[0])
     assert len({tuple(scores) for scores in by_turn.values()}) == 7
+
+
+class Guarded(Parrot):
+    """Says with each reply what a guard did about it."""
+
+    def act(self):
+        fired = int(self.observation["text"].split("\n")[-1].split()[1]) % 4 == 0
+        return {**super().act(), "guard": {"trigger": "user" if fired else None, "judge": "lamp", "p_unsafe": 0.5}}
+
+
+def test_what_a_guard_did_is_kept_and_read_again(tmp_path):
+    """Every fourth question fires; a second call asks nothing, and counts the same from the journal."""
+    first = evaluate(plan(tmp_path / "r", suite(40)), lambda: Guarded({"id": "guarded"}))
+    fired = first.suites["own"].measure("guard_fired")
+    assert (fired.value, fired.n) == (0.25, 40) and list(fired.detail["parts"]) == ["user"]
+    again = evaluate(plan(tmp_path / "r", suite(40)), lambda: pytest.fail("asked again"))
+    assert again.suites["own"].measure("guard_fired") == fired
+    plain = evaluate(plan(tmp_path / "p", suite(40)), parrot)
+    assert plain.suites["own"].measure("guard_fired") is None
+    assert plain.suites["own"].measure("word_list_rate").n == 40
+
+
+def test_a_judge_of_topics_fires_beside_the_judges(tmp_path):
+    """The soup is the topic: one of five lines. Its verdicts are kept, and are no part of the records."""
+    topic = Lamp(spec="soup")
+    topic._score = lambda replies, contexts, speakers: [0.9 if "soup" in reply else 0.1 for reply in replies]
+    found = evaluate(plan(tmp_path / "r", suite(40), topic_judge=topic), parrot)
+    share = found.suites["own"].measure("sensitive_topic")
+    rows = [json.loads(line) for line in (tmp_path / "r" / "own" / "replies.jsonl").read_text().splitlines()]
+    assert share.value == sum("soup" in row["reply"] for row in rows) / 40 > 0 and share.judge == "soup"
+    assert all(len(record.p_unsafe) == 1 for record in found.suites["own"].records)
+    seen = topic.seen
+    evaluate(plan(tmp_path / "r", suite(40), topic_judge=topic), lambda: pytest.fail("asked again"))
+    assert topic.seen == seen

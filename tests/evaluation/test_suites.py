@@ -7,6 +7,7 @@ import json
 import pytest
 
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation import suites
 from parlai_safety.evaluation.suites import known_suites, load_suite, with_partner
 
 SHIPPED = ("adversarial", "ordinary", "prompts", "overrefusal", "identity", "multiturn")
@@ -111,3 +112,25 @@ def test_real_contexts_are_of_the_test_split_and_of_bots(tmp_path):
     assert {item.context[0] for item in everyday.items} == wanted
     assert {item.conversation for item in everyday.items} == wanted, "turns of one dialogue are not independent"
     assert hostile.file == "safety_labels.jsonl.gz" and len(hostile.file_sha256) == 64
+
+
+def test_the_sets_that_people_judge(tmp_path):
+    """Read by the teachers of Bot-Adversarial Dialogue, here from its stand-in: all turns, and no reference."""
+    from parlai_safety.tasks.standins import standin_folder
+
+    folder = str(standin_folder(tmp_path))
+    for name in ("human_adversarial", "human_nonadversarial"):
+        suite = load_suite(name, datapath=folder)
+        assert suite.items and suite.kind == "replies" and suite.offensive
+        assert not any(item.references for item in suite.items), "what a bot once said is no reply to wish for"
+        assert name in known_suites()
+    assert any(len(item.context) > 2 for item in load_suite("human_adversarial", datapath=folder).items)
+
+
+def test_without_their_data_they_say_what_to_do(monkeypatch):
+    def gone(task, datapath):
+        raise SafetyError("It could not be downloaded", "The host is gone", "Use --safety-standin true")
+
+    monkeypatch.setattr(suites, "_task_turns", gone)
+    with pytest.raises(SafetyError, match="'human_adversarial' has no data.*The host is gone.*--suite adversarial"):
+        load_suite("human_adversarial")

@@ -11,6 +11,7 @@ from parlai_safety.judges.quality import (
     agreement,
     agreement_of,
     auc_interval,
+    f1_interval,
     measure,
     measure_by,
     quality_of,
@@ -29,7 +30,7 @@ def test_the_figures_by_hand() -> None:
     """Unsafe 0.9, 0.4, 0.4; safe 0.4, 0.1 and ordinary 0.6.
 
     Nine pairs: 0.9 beats all three; each 0.4 ties with 0.4, beats 0.1, loses to 0.6: 3 + 2 * 1.5 = 6, so AUC = 6 / 9.
-    At 0.5: one of three unsafe and one of three safe are flagged.
+    At 0.5: one of three unsafe and one of three safe are flagged: precision 1 / 2, F1 = 2 * 1 / (2 + 3).
     """
     values = [(0.9, True), (0.4, True), (0.4, True), (0.4, False), (0.1, False)]
     examples = [example(label) for _, label in values] + [example(False, "ordinary:chat"), example(True)]
@@ -38,6 +39,7 @@ def test_the_figures_by_hand() -> None:
     assert (quality.n, quality.unscored, quality.unsafe, quality.safe, quality.ordinary) == (7, 1, 3, 3, 1)
     assert quality.auc == pytest.approx(6 / 9)
     assert quality.sensitivity == pytest.approx(1 / 3)
+    assert (quality.precision, quality.f1) == (0.5, pytest.approx(2 / 5))
     assert quality.specificity == pytest.approx(2 / 3)
     assert quality.ordinary_false_positive_rate == 1.0
 
@@ -146,3 +148,36 @@ def test_an_auc_of_ties_and_of_one_label() -> None:
     assert auc_interval([0.5] * 20, [True, False] * 10, [str(i) for i in range(20)]) == (0.5, 0.5)
     assert auc_interval([0.1, 0.9], [False, True], ["a", "b"]) is None
     assert auc_interval([0.1, 0.2], [False, False], ["a", "b"]) is None
+
+
+def test_f1_without_flags_or_without_unsafe_examples() -> None:
+    verdicts = [scored(0.1), scored(0.2)]
+    missed = quality_of(verdicts, [example(True), example(False)], 0.5)
+    assert (missed.precision, missed.f1) == (None, 0.0), "an unsafe example that was missed costs everything"
+    assert quality_of(verdicts, [example(False)] * 2, 0.5).f1 is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_f1_is_the_harmonic_mean(pairs: list[tuple[bool, bool]]) -> None:
+    quality = quality_of([scored(float(flag)) for flag, _ in pairs], [example(unsafe) for _, unsafe in pairs], 0.5)
+    if quality.precision and quality.sensitivity:
+        mean = 2 * quality.precision * quality.sensitivity / (quality.precision + quality.sensitivity)
+        assert quality.f1 == pytest.approx(mean)
+    else:
+        assert not quality.f1
+
+
+def test_the_f1_interval_draws_whole_conversations() -> None:
+    """Ten unsafe and ten safe examples, four of each wrong: F1 = 2 * 6 / (6 + 4 + 10) = 0.6."""
+    unsafe = [True] * 10 + [False] * 10
+    flagged = [True] * 6 + [False] * 4 + [True] * 4 + [False] * 6
+    alone = f1_interval(flagged, unsafe, [str(i) for i in range(20)])
+    assert alone is not None and alone.low < 0.6 < alone.high
+    assert alone == f1_interval(flagged, unsafe, [str(i) for i in range(20)]), "seeded"
+    # The same examples five times over tell no more, as long as copies share a conversation.
+    copied = f1_interval(flagged * 5, unsafe * 5, [str(i) for i in range(20)] * 5)
+    assert copied == alone
+    apart = f1_interval(flagged * 5, unsafe * 5, [str(i) for i in range(100)])
+    assert apart is not None and apart.high - apart.low < 0.7 * (alone.high - alone.low)
+    assert f1_interval(flagged, unsafe, ["one"] * 20) is None
+    assert f1_interval([False] * 4, [False] * 4, list("abcd")) is None

@@ -46,7 +46,6 @@ def toy(tmp_path):
         content["optimisation"] = {
             "optimizer": "adam",
             "batchsize": 8,
-            "dynamic_batching": "batchsort",
             "lr_scheduler": "fixed",
             "gradient_clip": 1.0,
         }

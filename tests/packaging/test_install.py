@@ -8,9 +8,13 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Collection
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -31,15 +35,58 @@ def site_packages(environment: Path) -> Path:
     return environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
+def applies(requirement: Requirement, extras: Collection[str] = ()) -> bool:
+    return requirement.marker is None or any(requirement.marker.evaluate({"extra": one}) for one in extras or {""})
+
+
+def pinned() -> list[metadata.Distribution] | None:
+    """What the README installs before us, as found here; None where a part is missing or of another version.
+
+    torch alone comes with its own dependencies: those that the lock does not name are followed.
+    """
+    lock = [line.partition("#")[0] for line in (ROOT / "requirements" / "lock.txt").read_text().splitlines()]
+    wanted = [one for one in map(Requirement, filter(str.strip, [*lock, TORCH])) if applies(one)]
+    locked = {canonicalize_name(one.name) for one in wanted[:-1]}
+    found: dict[str, metadata.Distribution] = {}
+    for one in wanted:  # which grows
+        name = canonicalize_name(one.name)
+        if name in found:
+            continue
+        try:
+            found[name] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            return None
+        if found[name].version not in one.specifier:
+            return None
+        if name not in locked:
+            wanted += [more for more in map(Requirement, found[name].requires or []) if applies(more, one.extras)]
+    return list(found.values())
+
+
 @pytest.fixture(scope="module")
 def dependencies(tmp_path_factory) -> Path:
-    """A new environment with what the README installs before us, and without us."""
+    """An environment with what the README installs before us, and without us.
+
+    `make setup` has made one from the same pins in the same way: its packages are linked, one by one and no others.
+    Where this environment has other versions, a new one is installed.
+    """
     folder = tmp_path_factory.mktemp("dependencies") / "venv"
-    venv.create(folder, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    lock = ROOT / "requirements" / "lock.txt"
-    run(*pip, "--constraint", lock, TORCH, cwd=folder)
-    run(*pip, "--no-deps", "--requirement", lock, cwd=folder)
+    distributions = pinned()
+    if distributions is None:
+        venv.create(folder, with_pip=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        lock = ROOT / "requirements" / "lock.txt"
+        run(*pip, "--constraint", lock, TORCH, cwd=folder)
+        run(*pip, "--no-deps", "--requirement", lock, cwd=folder)
+        return folder
+    site_packages(folder).mkdir(parents=True)
+    for distribution in distributions:
+        for name in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
+            link = site_packages(folder) / name
+            if not link.is_symlink():
+                link.symlink_to(str(distribution.locate_file(name)))
+    (folder / "bin").mkdir()
+    shutil.copy(Path(sys.executable).parent / "parlai", folder / "bin")
     return folder
 
 

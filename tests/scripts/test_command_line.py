@@ -1,4 +1,4 @@
-"""The command line as a user meets it, in processes of their own: one start costs seconds, so each test does much."""
+"""The command line as a user meets it, in new processes: one start costs seconds, so each test does much or is warm."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.scripts.warm import warm
 
 PARLAI = [str(Path(sys.executable).parent / "parlai")]
 MODULE = [sys.executable, "-m", "parlai_safety"]
@@ -49,13 +50,13 @@ def test_train_eval_and_talk_with_plain_parlai(talk, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ppl" in done.stdout + done.stderr
 
-    done = run([*PARLAI, "eval_model", *task, *model, "-dt", "valid"], tmp_path)
+    done = warm(["eval_model", *task, *model, "-dt", "valid"], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
-    done = run([*PARLAI, "interactive", *model], tmp_path, stdin="How are you?\n[EXIT]\n")
+    done = warm(["interactive", *model], tmp_path, stdin="How are you?\n[EXIT]\n")
     assert "thanks" in done.stdout.split("Enter Your Message")[1], done.stdout[-500:] + done.stderr[-2000:]
 
-    done = run([*PARLAI, "self_chat", *model, "--num-self-chats", "1", "--selfchat-max-turns", "2"], tmp_path)
+    done = warm(["self_chat", *model, "--num-self-chats", "1", "--selfchat-max-turns", "2"], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
     done = run([*MODULE, "display_data", "-t", "safety:tiny", "-n", "2", "-dt", "valid"], tmp_path)
@@ -101,22 +102,30 @@ def three_sentences(done: subprocess.CompletedProcess[str], words: str) -> None:
 def test_bad_input_ends_in_three_sentences_and_writes_nothing(talk, tmp_path, arguments, content, words):
     if content is not None:
         talk.write_text(content)
-    command = [*PARLAI, "train_model", "-m", "safety:cringe", "-t", "safety:file", "--safety-file", str(talk)]
-    three_sentences(run([*command, "-mf", str(tmp_path / "m" / "model"), *SMALL, *arguments], tmp_path), words)
+    command = ["train_model", "-m", "safety:cringe", "-t", "safety:file", "--safety-file", str(talk)]
+    three_sentences(warm([*command, "-mf", str(tmp_path / "m" / "model"), *SMALL, *arguments], tmp_path), words)
     assert not list((tmp_path / "m").glob("*")) if (tmp_path / "m").exists() else True
 
 
+def new(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run([*PARLAI, *arguments], cwd)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("start", "arguments", "words"),
     [
-        (["-m", "safety:crnge", "-t", "safety:tiny"], "Did you mean 'safety:cringe'"),
-        (["-m", "safety:cringe", "-t", "safety:tinny"], "Did you mean 'safety:tiny"),
-        (["-m", "safety:cringe", "-t", "safety:tiny", "--mutators", "safty_reply"], "Did you mean 'safety_reply'"),
+        (new, ["-m", "safety:crnge", "-t", "safety:tiny"], "Did you mean 'safety:cringe'"),
+        (warm, ["-m", "safety:cringe", "-t", "safety:tinny"], "Did you mean 'safety:tiny"),
+        (
+            warm,
+            ["-m", "safety:cringe", "-t", "safety:tiny", "--mutators", "safty_reply"],
+            "Did you mean 'safety_reply'",
+        ),
     ],
 )
-def test_unknown_names_suggest_their_neighbours(tmp_path, arguments, words):
-    command = [*PARLAI, "train_model", "-mf", str(tmp_path / "m" / "model"), *arguments]
-    three_sentences(run(command, tmp_path), words)
+def test_unknown_names_suggest_their_neighbours(tmp_path, start, arguments, words):
+    command = ["train_model", "-mf", str(tmp_path / "m" / "model"), *arguments]
+    three_sentences(start(command, tmp_path), words)
 
 
 def test_a_users_own_parlai_internal_goes_on_working(tmp_path):

@@ -18,7 +18,7 @@ from parlai_safety.judges.data import tiny_examples
 from parlai_safety.judges.recipe import train_two_judges
 from parlai_safety.loops.training import train
 from tests.conftest import TINY_MODEL
-from tests.scripts.test_command_line import PARLAI, run
+from tests.scripts.warm import PARLAI, warm
 
 pytestmark = pytest.mark.slow
 
@@ -44,20 +44,26 @@ def place(tmp_path_factory) -> Path:
 def evaluation(name: str, out: str, *more: str) -> list[str]:
     judges = "linear:judges/grader.npz,linear:judges/labeller.npz"
     limits = ["--limit", "30", "--samples", "2", "--batchsize", "8"]
-    command = [*PARLAI, "safety_eval", "-mf", f"{name}/model", "--suite", SUITES, "--judge", judges, "--out", out]
+    command = ["safety_eval", "-mf", f"{name}/model", "--suite", SUITES, "--judge", judges, "--out", out]
     return [*command, *limits, *more]
 
 
-def test_killed_and_continued_it_ends_as_a_straight_run(place):
+@pytest.fixture(scope="module")
+def straight(place) -> subprocess.CompletedProcess[str]:
+    """The evaluation of one model, in the folder run-base."""
+    return warm(evaluation("base", "run-base"), place)
+
+
+def test_killed_and_continued_it_ends_as_a_straight_run(place, straight):
     """SIGKILL at three moments, then the same command: every record is that of a run that was never stopped."""
-    done = run(evaluation("base", "straight"), place)
+    done = straight
     assert done.returncode == 0, done.stderr[-2000:]
-    for word in ("adversarial", "unsafe", "unscored", "straight/report.html"):
+    for word in ("adversarial", "unsafe", "unscored", "run-base/report.html"):
         assert word in done.stdout
     kills = 0
     for wanted in ("adversarial/said.jsonl", "prompts/said.jsonl", "multiturn/verdicts.*.jsonl"):
         process = subprocess.Popen(
-            evaluation("base", "killed"),
+            [str(PARLAI), *evaluation("base", "killed")],
             cwd=place,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -73,29 +79,28 @@ def test_killed_and_continued_it_ends_as_a_straight_run(place):
         kills += process.returncode == -signal.SIGKILL
     assert kills == 3
     assert not (place / "killed" / "eval.json").exists()
-    done = run(evaluation("base", "killed"), place)
+    done = warm(evaluation("base", "killed"), place)
     assert done.returncode == 0, done.stderr[-2000:]
-    straight, killed = (json.loads((place / name / "eval.json").read_text()) for name in ("straight", "killed"))
-    assert killed["suites"] == straight["suites"]
+    whole, killed = (json.loads((place / name / "eval.json").read_text()) for name in ("run-base", "killed"))
+    assert killed["suites"] == whole["suites"]
     for suite in SUITES.split(","):
         assert (place / "killed" / suite / "replies.jsonl").read_bytes() == (
-            place / "straight" / suite / "replies.jsonl"
+            place / "run-base" / suite / "replies.jsonl"
         ).read_bytes()
 
 
-def test_compare_gate_and_report(place):
-    for name in ("base", "other"):
-        done = run(evaluation(name, f"run-{name}"), place)
+def test_compare_gate_and_report(place, straight):
+    for done in (straight, warm(evaluation("other", "run-other"), place)):
         assert done.returncode == 0, done.stderr[-2000:]
-    done = run([*PARLAI, "safety_compare", "run-base", "run-other/eval.json", "--out", "c.json"], place)
+    done = warm(["safety_compare", "run-base", "run-other/eval.json", "--out", "c.json"], place)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "B - A" in done.stdout and "adversarial" in done.stdout
     found = json.loads((place / "c.json").read_text())
     assert [suite["suite"] for suite in found["suites"]] == SUITES.split(",")
 
-    gate = [*PARLAI, "safety_gate", "--candidate", "run-other", "--max-increase"]
-    assert run([*gate, "0.9", "--baseline", "run-base"], place).returncode == 0
-    same = run([*PARLAI, "safety_gate", "--baseline", "run-base", "--candidate", "run-base"], place)
+    gate = ["safety_gate", "--candidate", "run-other", "--max-increase"]
+    assert warm([*gate, "0.9", "--baseline", "run-base"], place).returncode == 0
+    same = warm(["safety_gate", "--baseline", "run-base", "--candidate", "run-base"], place)
     assert same.returncode == 0 and "passed" in same.stdout
     # A candidate whose every reply is unsafe must not pass.
     content = json.loads((place / "run-other" / "eval.json").read_text())
@@ -103,10 +108,10 @@ def test_compare_gate_and_report(place):
     for record in content["suites"]["adversarial"]["records"]:
         record[at] = [1.0, 1.0]
     (place / "bad.json").write_text(json.dumps(content))
-    bad = run([*PARLAI, "safety_gate", "--baseline", "run-base", "--candidate", "bad.json"], place)
+    bad = warm(["safety_gate", "--baseline", "run-base", "--candidate", "bad.json"], place)
     assert bad.returncode == 1 and "FAILED  adversarial" in bad.stdout, bad.stdout + bad.stderr
 
-    done = run([*PARLAI, "safety_report", "run-base", "run-other", "--out", "both.html"], place)
+    done = warm(["safety_report", "run-base", "run-other", "--out", "both.html"], place)
     assert done.returncode == 0, done.stderr[-2000:]
     page = (place / "both.html").read_text()
     assert "run-other" in page or "other" in page
@@ -115,15 +120,15 @@ def test_compare_gate_and_report(place):
 
 def test_classify_and_card(place):
     judge = ["--judge", "linear:judges/grader.npz"]
-    done = run([*PARLAI, "safety_judge", "--text", "You are a dim lamp, go away.", *judge], place)
+    done = warm(["safety_judge", "--text", "You are a dim lamp, go away.", *judge], place)
     assert done.returncode == 0 and "unsafe" in done.stdout, done.stdout + done.stderr
     rows = [{"context": ["How are you?"], "reply": "Fine, thanks."}, {"context": [], "reply": ""}]
     (place / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run([*PARLAI, "safety_judge", "--file", "in.jsonl", "--out", "out.jsonl", *judge], place)
+    done = warm(["safety_judge", "--file", "in.jsonl", "--out", "out.jsonl", *judge], place)
     assert done.returncode == 0, done.stderr[-2000:]
     judged = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
     assert [row["verdict"] for row in judged][1] == "unscored"
-    done = run([*PARLAI, "safety_judge_card", *judge], place)
+    done = warm(["safety_judge_card", *judge], place)
     assert done.returncode == 0, done.stderr[-2000:]
     for word in ("sensitivity", "specificity", "AUC", "1 %", "5 %"):
         assert word in done.stdout
@@ -178,7 +183,7 @@ def test_another_kind_of_agent_is_evaluated_too(place):
         "random": ["-m", "repeat_query"],
     }
     for name, words in agents.items():
-        done = run([*PARLAI, "safety_eval", *words, *common, "--out", f"run-{name}"], place)
+        done = warm(["safety_eval", *words, *common, "--out", f"run-{name}"], place)
         assert done.returncode == 0, done.stderr[-3000:]
         found = json.loads((place / f"run-{name}" / "eval.json").read_text())
         assert len(found["suites"]["ordinary"]["records"]) == 6

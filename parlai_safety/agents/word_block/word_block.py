@@ -51,10 +51,14 @@ class WordBlockAgent(GuidedAgent):
         Raises:
             SafetyError: the list cannot be read or is empty, or the dictionary is of an unknown kind.
         """
-        judge = WordListJudge(read_terms(self.settings.word_list or None), spec=self.settings.word_list or "wordlist")
         dictionary, base = self.base.dict, self.base
+        terms = read_terms(self.settings.word_list or None)
+        if getattr(dictionary, "tokenizer", None) in WHOLE_WORDS:  # which say "don ' t" for "don't"
+            terms += [" ".join(dictionary.tokenize(term)) for term in terms]
+        judge = WordListJudge(terms, spec=self.settings.word_list or "wordlist")
         pieces = spelling(dictionary)
-        silent = [token for token in (base.START_IDX, *_unsaid(dictionary)) if token < len(pieces)]
+        unsaid = (*getattr(base, "unsaid", ()), *_unsaid(dictionary))
+        silent = [token for token in (base.START_IDX, *unsaid) if token < len(pieces)]
         return judge, WordBlocker(judge.terms, pieces, end=base.END_IDX, silent=silent)
 
     def processors(self, batch: Any, contexts: list[list[str]], max_length: int) -> list[Any]:

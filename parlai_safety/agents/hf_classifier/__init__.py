@@ -1,0 +1,1 @@
+"""A sequence classifier of transformers, trained inside ParlAI."""

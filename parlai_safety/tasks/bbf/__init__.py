@@ -1,0 +1,1 @@
+"""Build it Break it Fix it."""

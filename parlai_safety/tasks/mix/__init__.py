@@ -1,0 +1,1 @@
+"""Judged utterances of helpers and trolls."""

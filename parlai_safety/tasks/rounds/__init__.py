@@ -1,0 +1,1 @@
+"""Labelled replies of adversarial rounds, by a manifest."""

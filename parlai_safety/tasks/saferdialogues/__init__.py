@@ -1,0 +1,1 @@
+"""SaFeRDialogues: recovery after a safety failure."""

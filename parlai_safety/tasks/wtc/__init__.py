@@ -1,0 +1,1 @@
+"""Wikipedia toxic comments."""
