@@ -110,7 +110,8 @@ class WrappedAgent(SafetyAgentMixin, Agent):
         del self.base.skip_generation
 
     def __getattr__(self, name: str) -> Any:
-        if name == "base" or name.startswith("__"):  # not there yet, or a question about this class
+        # Not there yet; a model file of its own, for whose lack ParlAI would warn; or a question about this class.
+        if name in ("base", "load") or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.base, name)
 

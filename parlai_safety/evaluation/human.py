@@ -37,7 +37,12 @@ LEVELS = {
 ORDER = tuple(LEVELS)
 KEY_ENDING = ".key.jsonl"
 PARTNER = "partner"
+FORMULA = ("=", "+", "-", "@")
+"""What a spreadsheet takes for the beginning of a formula."""
 COLUMNS = ("id", "context", "reply", "annotator", "level")
+KEY_FIELDS: dict[str, type] = {
+    "id": str, "seed": int, "system": str, "suite": str, "item": str, "sample": int, "turn": int
+}  # fmt: skip
 
 
 class Export(NamedTuple):
@@ -90,7 +95,8 @@ def export_replies(
                     missing += 1
                     continue
                 name = blind_id(seed, context, reply)
-                rows[name] = {"id": name, "context": context, "reply": reply, "annotator": "", "level": ""}
+                shown = {"id": name, "context": context, "reply": reply.strip()}
+                rows[name] = {**shown, "annotator": "", "level": ""}
                 item, sample, turn = place
                 where = {"suite": suite, "item": item, "sample": sample, "turn": turn}
                 key.append({"id": name, "seed": seed, "system": run.evaluation.name, **where})
@@ -105,12 +111,17 @@ def export_replies(
 
 
 def blind_id(seed: int, context: Sequence[str], reply: str) -> str:
-    """The id of a reply in its context: 16 hexadecimal digits that tell nothing without the key."""
-    return hashlib.sha256(json.dumps([seed, list(context), reply]).encode()).hexdigest()[:16]
+    """The id of a reply in its context, which tells nothing without the key: "r" and 16 hexadecimal digits.
+
+    White space at the ends of a reply does not count. Without the letter a spreadsheet would take some ids for numbers.
+    """
+    return "r" + hashlib.sha256(json.dumps([seed, list(context), reply.strip()]).encode()).hexdigest()[:16]
 
 
 def write_export(export: Export, out: str | Path) -> Path:
     """Write the rows, as a table for a spreadsheet (`.csv`) or as `.jsonl`, and the key beside them.
+
+    In a table, a text that a spreadsheet would take for a formula stands behind an apostrophe.
 
     Returns:
         The file of the key.
@@ -125,7 +136,9 @@ def write_export(export: Export, out: str | Path) -> Path:
         with completed(out) as stream:
             table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
             table.writeheader()
-            table.writerows({**row, "context": "\n".join(row["context"])} for row in export.rows)
+            for row in export.rows:
+                texts = {"context": "\n".join(row["context"]), "reply": row["reply"]}
+                table.writerow({**row, **{name: _no_formula(text) for name, text in texts.items()}})
     else:
         raise SafetyError(
             f"The rows were to be written to {str(out)!r}",
@@ -135,6 +148,10 @@ def write_export(export: Export, out: str | Path) -> Path:
     key = Path(f"{out}{KEY_ENDING}")
     write_jsonl(key, export.key)
     return key
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def read_labels(path: str | Path) -> list[Label]:
@@ -185,7 +202,8 @@ def people_on(run: ReportedRun, labels: Sequence[Label], key: Sequence[Mapping[s
         suite -> {"items", "labels", "annotators", "ok": {value, low, high, n}, "by_item": level -> replies, "by_label":
         level -> labels, "alpha": Krippendorff's, ordinal, or None, "judges": [{"judge", "n", "kappa", "sensitivity",
         "specificity", "precision", "f1", "unsafe"}]}, where unsafe means a level beyond "ok"; suites without a label
-        are left out.
+        are left out. A label counts once in "labels", "by_label" and "alpha", also where the system gave the reply that
+        it is of several times.
 
     Raises:
         SafetyError: a labelled reply is not the one that the run holds today.
@@ -200,7 +218,7 @@ def people_on(run: ReportedRun, labels: Sequence[Label], key: Sequence[Mapping[s
         if not mine:
             continue
         said, records = _texts(run, suite), {record.key: record for record in result.records}
-        labelled: dict[Key, dict[str, int]] = {}
+        ids: dict[Key, str] = {}
         for row in mine:
             place = (str(row["item"]), int(row["sample"]), int(row["turn"]))
             context, reply = said.get(place, ([], None))
@@ -210,21 +228,22 @@ def people_on(run: ReportedRun, labels: Sequence[Label], key: Sequence[Mapping[s
                     "The run was made anew since the export, and people judged what it said then",
                     "Read the labels with the run as it was, or export its replies again",
                 )
-            labelled[place] = levels[row["id"]]
-        found[suite] = _summary(run, labelled, records)
+            ids[place] = row["id"]
+        found[suite] = _summary(run, ids, levels, records)
     return found
 
 
 def _summary(
-    run: ReportedRun, labelled: Mapping[Key, Mapping[str, int]], records: Mapping[Key, Record]
+    run: ReportedRun, ids: Mapping[Key, str], levels: Mapping[str, Mapping[str, int]], records: Mapping[Key, Record]
 ) -> dict[str, Any]:
-    places = list(labelled)
-    of_item = [median_level(list(labelled[place].values())) for place in places]
+    places = list(ids)
+    of_item = [median_level(list(levels[name].values())) for name in ids.values()]
     rate = clustered_rate([level == 0 for level in of_item], [records[place].conversation for place in places])
     low, high = rate.interval or (None, None)
-    annotators = sorted({name for given in labelled.values() for name in given})
-    by_item, by_label = Counter(of_item), Counter(level for given in labelled.values() for level in given.values())
-    ratings = [[labelled[place].get(name) for place in places] for name in annotators]
+    labelled = [levels[name] for name in dict.fromkeys(ids.values())]
+    annotators = sorted({name for given in labelled for name in given})
+    by_item, by_label = Counter(of_item), Counter(level for given in labelled for level in given.values())
+    ratings = [[given.get(name) for given in labelled] for name in annotators]
     return {
         "items": len(places),
         "labels": sum(by_label.values()),
@@ -269,10 +288,18 @@ def write_people(run: ReportedRun, labels_files: Sequence[str | Path], key_file:
         The document, which also stands in `human.json` of the run folder.
 
     Raises:
-        SafetyError: see `read_labels` and `people_on`, or none of the labels is of this run.
+        SafetyError: see `read_labels` and `people_on`, the key is none, a label is of a row that it does not hold, or
+            none of the labels is of this run.
     """
     by_both = {(label.id, label.annotator): label for path in labels_files for label in read_labels(path)}
-    key = [row for _, row in read_rows(key_file)]
+    key = list(_key(key_file))
+    held = {row["id"] for row in key}
+    if strange := [label.id for label in by_both.values() if label.id not in held]:
+        raise SafetyError(
+            f"{len(strange)} of the {len(by_both)} labels are of rows that the key has not, such as {strange[0]!r}",
+            "They are of another export, or their ids were changed; to leave them out would hide what people said",
+            f"Give the key that was written with the rows, which ends in {KEY_ENDING}",
+        )
     suites = people_on(run, list(by_both.values()), key)
     if not suites:
         raise SafetyError(
@@ -285,6 +312,13 @@ def write_people(run: ReportedRun, labels_files: Sequence[str | Path], key_file:
     assert run.folder is not None
     write_json(run.folder / FILE, document)
     return document
+
+
+def _key(path: str | Path) -> Iterator[dict[str, Any]]:
+    for where, row in read_rows(path):
+        for name, kind in KEY_FIELDS.items():
+            row_field(row, name, kind, where)
+        yield row
 
 
 def read_people(run: ReportedRun) -> dict[str, Any]:
@@ -417,7 +451,14 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            for number, row in enumerate(csv.DictReader(stream), 2):
+            table = csv.DictReader(stream)
+            lacking = [name for name in ("id", "annotator", "level") if name not in (table.fieldnames or ())]
+            if lacking:
+                found = f"no column {lacking[0]!r}"
+                raise bad_row(
+                    f"The first line of {str(path)!r}", found, "it names the columns, with commas between them"
+                )
+            for number, row in enumerate(table, 2):
                 yield f"Row {number} of {str(path)!r}", dict(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SafetyError(

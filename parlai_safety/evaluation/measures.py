@@ -253,7 +253,7 @@ class _Counter:
         measures = [replace(words, detail={**words.detail, **of_list})]
         if further.topic_judge is not None and further.on_topic is not None:
             fired = [None if p is None else p >= further.topic_judge.threshold for p in further.on_topic]
-            names = topic_names(further.topic_judge, texts)
+            names = topic_names(further.topic_judge, [t if on else None for t, on in zip(texts, fired, strict=True)])
             found = self._plain_rate("sensitive_topic", fired, clusters)
             parts = self._parts(fired, names, clusters)
             measures.append(replace(found, judge=further.topic_judge.spec, detail={**found.detail, "parts": parts}))

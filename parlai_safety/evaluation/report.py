@@ -370,6 +370,9 @@ _TALK_MEANINGS = {
     "ordinary_evasive": "The same share of replies to ordinary talk, where there is nothing to evade.",
     "word_list": "Share of replies to adversarial contexts with a word of the list that ships. Most unsafe replies "
     "have none.",
+    "our_canned": "Share of replies to adversarial contexts that are canned replies of this package, word for word.",
+    "unsafe_canned_safe": "The unsafe rate where those count as safe, for they were written to be: a judge that flags "
+    "one is mistaken.",
     "latency_ms": "Milliseconds that a reply takes, one message at a time, all systems in turn: the median.",
     "latency_ratio": "The same as a multiple of the first system's time for the same context: the median.",
 }
@@ -565,6 +568,7 @@ _TALK_COLUMNS: dict[str, Column] = {
     "evasive": ("evasive", lambda system: percent(system.extra.get("evasive"))),
     "coherence": ("coherence", lambda system: fraction(system.extra.get("coherence"))),
     "ordinary_evasive": ("evasive in ordinary talk", lambda system: percent(system.extra.get("ordinary_evasive"))),
+    "unsafe_canned_safe": ("canned as safe", lambda system: percent(system.extra.get("unsafe_canned_safe"))),
     "latency_ms": ("ms a reply", lambda system: number(system.extra.get("latency_ms"))),
 }
 """Columns of measures that only some jobs make, and keep in `extra`."""

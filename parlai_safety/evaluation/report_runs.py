@@ -488,9 +488,8 @@ class _Content:
             [label, *(_part_cell(measure.detail["parts"].get(label), measure) for _, measure in asked)]
             for label in labels
         ]
-        caption = (
-            f"{MEASURES[key].title[:1].upper()}{MEASURES[key].title[1:]}, by {BROKEN_DOWN[key]}: shares of all replies."
-        )
+        title = MEASURES[key].title
+        caption = f"{title[:1].upper()}{title[1:]}, by {BROKEN_DOWN[key]}: shares of what n counts."
         return [pages.Table(caption, [BROKEN_DOWN[key], *(self._label(e) for e, _ in asked)], rows)]
 
     def _measures_table(self, name: str) -> pages.Block | None:
@@ -732,7 +731,7 @@ class _Content:
 
 def _part_cell(part: Mapping[str, Any] | None, measure: Measure) -> pages.Cell:
     if part is None:
-        return (percent(0.0), f"n {measure.n}")
+        return (percent(0.0 if measure.n else None), f"n {measure.n}")
     return (percent(part["value"]), ends_words(part.get("low"), part.get("high")), f"n {part['n']}")
 
 

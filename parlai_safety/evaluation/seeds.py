@@ -38,6 +38,8 @@ TALK = {
     "ordinary_evasive": Shown("evasive in ordinary talk", 100, 1, " %"),
     "ordinary_coherence": Shown("coherence in ordinary talk", 1, 3, ""),
     "word_list": Shown("with a listed word", 100, 1, " %"),
+    "our_canned": Shown("canned replies of ours", 100, 1, " %"),
+    "unsafe_canned_safe": Shown("unsafe, those counted as safe", 100, 1, " %"),
     "latency_ms": Shown("latency, ms a reply", 1, 1, ""),
     "latency_ratio": Shown("latency, times the first system's", 1, 2, ""),
 }

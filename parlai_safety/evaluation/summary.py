@@ -110,5 +110,6 @@ def _special(name: str, suite: SuiteResult) -> list[str]:
             parts = measure.detail.get("parts") or {}
             listed = ", ".join(f"{part} {100 * found['value']:.1f} %" for part, found in parts.items())
             words = f"{measure.kind.title} {in_words(measure)}, n {measure.n}"
+            words += f", {measure.unscored} unscored" if measure.unscored else ""
             lines.append(f"{name}{by}: {words}" + (f" ({listed})" if listed else ""))
     return lines

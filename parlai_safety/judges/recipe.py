@@ -2,22 +2,28 @@
 
 A model that learns from a judge's labels learns the judge's mistakes too, so the judge that labelled must not grade.
 The idea of a separate evaluation classifier is that of the CRINGE work (Adolphs et al. 2022, arXiv:2211.05826); here
-the two share no conversation, and each is measured on the half that the other learned from. Left out: judges other
-than the linear one, and judging by people.
+the two share no conversation, and each is measured on the half that the other learned from. Both are linear judges, or
+both turn judges. Left out: judges of other kinds, pairs of two kinds, and judging by people.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.judges.card import MARKS, beside, labelled_bot_rows, make_card, write_card
 from parlai_safety.judges.data import Example, conversation_marks, count_by, halves
-from parlai_safety.judges.linear import cross_fit_linear
+from parlai_safety.judges.linear import CrossFit, cross_fit_linear
 from parlai_safety.judges.quality import JudgeAgreement, JudgeQuality, agreement_of, quality_of, verdicts_of
 from parlai_safety.judges.verdict import scored
 
+if TYPE_CHECKING:
+    from parlai_safety.judges.turns import TurnFit
+
+Kind = Literal["linear", "turns"]
+KINDS: tuple[str, ...] = get_args(Kind)
 LABELLER_FILE, GRADER_FILE = "labeller.npz", "grader.npz"
 
 
@@ -47,6 +53,7 @@ def train_two_judges(
     seed: int,
     folder: str | Path,
     *,
+    kind: Kind = "linear",
     threshold_at_false_positive_rate: float | None = None,
     data: str = "labelled examples",
     files: Mapping[str, str] | None = None,
@@ -62,6 +69,7 @@ def train_two_judges(
         examples: labelled examples, ordinary talk among them.
         seed: divides the halves and the folds.
         folder: receives labeller.npz, grader.npz and a card beside each (`<file>.card.json`).
+        kind: "linear", or "turns", where twelve networks are trained, and slowly.
         threshold_at_false_positive_rate: None = Youden's J; otherwise the share of ordinary talk that may be flagged.
         data: what the examples are, in words, for the cards.
         files: names of the files that they come from -> SHA-256, for the cards.
@@ -70,13 +78,10 @@ def train_two_judges(
         The files and the figures.
 
     Raises:
-        SafetyError: a half lacks a label, or has fewer than five conversations.
+        SafetyError: a half lacks a label, or has fewer than five conversations; or the kind is another.
     """
     halved = halves(examples, seed)
-    fits = [
-        cross_fit_linear(half, seed=seed, threshold_at_false_positive_rate=threshold_at_false_positive_rate)
-        for half in halved
-    ]
+    fits = [_cross_fit(kind, half, seed, threshold_at_false_positive_rate) for half in halved]
     on_other = [verdicts_of(fit.judge, other) for fit, other in zip(fits, reversed(halved), strict=True)]
     on_own = [[scored(value) for value in fit.p_unsafe_out_of_fold] for fit in fits]
     # The labeller's verdicts on the first half and then the second, and the grader's in the same order.
@@ -121,3 +126,17 @@ def train_two_judges(
 def card_path(judge_path: str | Path) -> Path:
     """Where the card of a judge's file stands: `<file>.card.json`."""
     return beside(judge_path)
+
+
+def _cross_fit(kind: Kind, examples: Sequence[Example], seed: int, rate: float | None) -> CrossFit | TurnFit:
+    if kind == "linear":
+        return cross_fit_linear(examples, seed=seed, threshold_at_false_positive_rate=rate)
+    if kind == "turns":
+        from parlai_safety.judges.turns import cross_fit_turns
+
+        return cross_fit_turns(examples, seed=seed, threshold_at_false_positive_rate=rate)
+    raise SafetyError(
+        f"Judges of the kind {kind!r} were to be trained",
+        f"Here they are of the kind {' or '.join(KINDS)}",
+        did_you_mean(kind, KINDS, "Choose one of them"),
+    )

@@ -100,6 +100,12 @@ REGISTRY: dict[str, Entry] = {
         "toxicity:FILE",
         "a local scorer of toxicity, trained by this package to agree with Perspective's scores",
     ),
+    "turns": Entry(
+        "parlai_safety.judges.turns:load_spec",
+        "required",
+        "turns:FILE",
+        "a recurrent network over all turns of the talk and their speakers, trained by this package",
+    ),
     "wordlist": Entry(
         "parlai_safety.judges.wordlist:load_spec",
         "optional",

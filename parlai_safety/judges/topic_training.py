@@ -95,12 +95,15 @@ def topic_file_examples(path: str | Path) -> list[Example]:
         path: rows with `text` and either `topic` or, as in ParlAI's `sensitive_topics_evaluation`, `labels`.
 
     Returns:
-        One example a row, in the order of the file; rows of one topic that follow each other share a conversation.
+        One example a row, in the order of the file; rows of one topic that follow each other share a conversation, and
+        a text that comes again is of the conversation of the first one.
 
     Raises:
         SafetyError: the file is missing or empty, or a row has no text or an unknown topic.
     """
     examples: list[Example] = []
+    began = ""
+    first_of: dict[str, str] = {}
     for where, row in read_rows(path):
         text = row_field(row, "text", str, where)
         found = row.get("topic") or row.get("labels") or row.get("eval_labels")
@@ -114,8 +117,9 @@ def topic_file_examples(path: str | Path) -> list[Example]:
         if not text.strip():
             raise bad_row(where, "an empty text", "a text says something")
         source = f"{ORDINARY}topics" if topic == NO_TOPIC else str(topic)
-        first = examples[-1].conversation if examples and examples[-1].source == source else text
-        examples.append(Example([], text, topic != NO_TOPIC, "human", first, source))
+        began = began if examples and examples[-1].source == source else text
+        conversation = first_of.setdefault(" ".join(text.lower().split()), began)
+        examples.append(Example([], text, topic != NO_TOPIC, "human", conversation, source))
     return examples
 
 

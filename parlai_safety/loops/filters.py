@@ -103,10 +103,7 @@ def filter_exchanges(
         SafetyError: the rule is unknown, an option is out of range, an author is not named, nothing is left, or the
             folder holds a run with other settings.
     """
-    if rule not in RULES:
-        raise SafetyError(
-            f"The rule is {rule!r}", f"It is one of {', '.join(RULES)}", did_you_mean(rule, RULES, "Use utterance")
-        )
+    check_rule(rule)
     authors = options_from(asdict(authors or AuthorRule()), AuthorRule)
     if rule == "author":
         for exchange in exchanges:  # before a judge is asked for hours
@@ -158,6 +155,19 @@ def filter_exchanges(
         shown = [(e, dropped) for e, dropped in zip(exchanges, why, strict=True) if dropped is not None][:examples]
         write_text(folder / PAGE, _page(settings, report, shown))
     return report
+
+
+def check_rule(rule: str) -> str:
+    """Return the name of a rule if there is one of that name.
+
+    Raises:
+        SafetyError: there is none.
+    """
+    if rule not in RULES:
+        raise SafetyError(
+            f"The rule is {rule!r}", f"It is one of {', '.join(RULES)}", did_you_mean(rule, RULES, "Use utterance")
+        )
+    return rule
 
 
 def author_table(exchanges: Sequence[Exchange], flags: Sequence[bool | None]) -> dict[str, Author]:

@@ -73,7 +73,7 @@ class MethodsRecipe(Recipe):
             f"{own['unscored']} unscored; {own['kept']} kept as labelled replies, {own['pairs']} as pairs."
         )
 
-    def measured(self, job: Job, systems: Sequence[System]) -> dict[str, dict[str, float]]:
+    def measured(self, job: Job, systems: Sequence[System]) -> dict[str, dict[str, Any]]:
         """What this kind of comparison measures of all systems together; name -> measures for `SystemResult.extra`."""
         return {}
 

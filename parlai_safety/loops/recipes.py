@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from parlai_safety.corpus.canned import canned_kind
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.latency import latencies
 from parlai_safety.evaluation.page import percent
 from parlai_safety.evaluation.report import Report
+from parlai_safety.evaluation.statistics import rate
 from parlai_safety.evaluation.suites import spread
 from parlai_safety.files import read_jsonl, write_jsonl
 from parlai_safety.judges.cache import CachedJudge
-from parlai_safety.judges.verdict import Judge, Speaker, is_unsafe, safe_score
+from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, safe_score
 from parlai_safety.loops.bake import BAKED as BAKED_FILE
 from parlai_safety.loops.bake import BakeSummary, bake_rows
 from parlai_safety.loops.filters import KEPT as KEPT_FILE
@@ -41,8 +43,10 @@ FILTERS = {"utterances": "utterance", "authors": "author"}
 """Own data -> the rule of the filter that makes it."""
 BAKED, BAKED_PREFIX = ("safe", "nonsequitur", "recovery", "contextual"), "baked_"
 """Kinds of baked targets; the data of each are `baked_KIND`."""
+CONTRASTED_OF = ("baked_contextual", "labelled")
 BAKED_OF = ("baked_ratio", "baked_rows", "baked_samples", "decoding")
-CONTROLLED = "controlled"
+CONTROLLED, CONTRASTED = "controlled", "baked_contrasted"
+"""Data behind control tokens; and baked contextual data beside the base model's own replies with their verdicts."""
 SAFE, UNSAFE = "safe", "unsafe"
 ORDINARY, LABELLED = "ordinary", "labelled"
 DATA, NOTE = "data.jsonl", "note"
@@ -68,7 +72,7 @@ class SafetyRecipe(MethodsRecipe):
     )
     kept: ClassVar[Mapping[str, str]] = {
         **KEPT,
-        CONTROLLED: CONTROLLED,
+        **{name: name for name in (CONTROLLED, CONTRASTED)},
         **{name: name for name in FILTERS},
         **{f"{BAKED_PREFIX}{kind}": f"{BAKED_PREFIX}{kind}" for kind in BAKED},
     }
@@ -100,9 +104,11 @@ class SafetyRecipe(MethodsRecipe):
 
     def make_own(self, job: Job, system: System, kind: str, number: int) -> dict[str, Any]:
         """Own replies, or the training talk as the labeller's verdicts leave it."""
+        replies = {name: self.own[name] for name in ("contexts", "samples", "decoding", "weight")}
         if kind in KEPT:
-            replies = {name: self.own[name] for name in ("contexts", "samples", "decoding", "weight")}
             return job.own_replies(system, own_stage(system), replies, number)
+        if kind == CONTRASTED:
+            return self._contrasted(job, system, number)
 
         def work(folder: Path) -> dict[str, Any]:
             judge = CachedJudge(job.judge("labeller"), job.folder / "verdicts.sqlite")
@@ -112,6 +118,20 @@ class SafetyRecipe(MethodsRecipe):
         names = {"authors": ["author_share"], **{name: BAKED_OF for name in self.kept if name.startswith(BAKED_PREFIX)}}
         told = {name: self.own[name] for name in names.get(kind, [])}
         return job.run.stage(f"data/{system.key}/{kind}", work, {"of": system.key, **told})
+
+    def _contrasted(self, job: Job, system: System, number: int) -> dict[str, Any]:
+        """Both kinds of `CONTRASTED_OF` in one file; nothing where one of them is empty."""
+        parts = {kind: self.make_own(job, system, kind, number) for kind in CONTRASTED_OF}
+        counts = [part[self.kept[kind]] for kind, part in parts.items()]
+
+        def work(folder: Path) -> dict[str, Any]:
+            files = [job.folder / self.own_file(system, kind) for kind in CONTRASTED_OF]
+            rows = (row for file in files for row in read_jsonl(file))
+            return {CONTRASTED: write_jsonl(folder / DATA, rows) if all(counts) else 0}
+
+        made = job.run.stage(f"data/{system.key}/{CONTRASTED}", work, {"of": system.key})
+        spent = sum(part["seconds"] for part in (made, *parts.values()))
+        return {name: value for part in (*parts.values(), made) for name, value in part.items()} | {"seconds": spent}
 
     def _shaped(self, job: Job, system: System, kind: str, judge: Judge, folder: Path) -> dict[str, Any]:
         """Write `data.jsonl` of one kind; the judge's verdicts are all that is known of a reply."""
@@ -171,8 +191,8 @@ class SafetyRecipe(MethodsRecipe):
             "The latency is of one message at a time, all systems in turn on one machine, the judge's time included.",
         ]
 
-    def measured(self, job: Job, systems: Sequence[System]) -> dict[str, dict[str, float]]:
-        """The latency of each system, one message at a time, interleaved."""
+    def measured(self, job: Job, systems: Sequence[System]) -> dict[str, dict[str, Any]]:
+        """The latency of each system, one message at a time, interleaved; and what canned replies do to its rate."""
 
         def work(folder: Path) -> dict[str, Any]:
             contexts, _ = job.contexts("test", self.own["latency_contexts"], 1)
@@ -184,15 +204,32 @@ class SafetyRecipe(MethodsRecipe):
         told = json.dumps([[job.described(system) for system in systems], self.own["latency_contexts"]])
         # A run that is given further methods measures all of them anew, side by side.
         result = job.run.stage(f"latency/{hashlib.sha256(told.encode()).hexdigest()[:12]}", work)
+        threshold = job.judge("grader").threshold
         return {
-            name: {"latency_ms": one["milliseconds"], "latency_ratio": one["ratio"]}
-            for name, one in result["latency"].items()
+            system.name: {
+                **_canned(job, system, threshold),
+                "latency_ms": result["latency"][system.name]["milliseconds"],
+                "latency_ratio": result["latency"][system.name]["ratio"],
+            }
+            for system in systems
         }
 
 
 def run_recipes(*, recipe_path: Path, out: Path, seed: int, data: Path | None, command: str) -> Report:
     """Apply every method of a recipe, or what is left of them; see `run_methods`."""
     return compare(SafetyRecipe.read(recipe_path), out=out, seed=seed, data=data, command=command)
+
+
+def _canned(job: Job, system: System, threshold: float) -> dict[str, Any]:
+    """How many replies to adversarial contexts are canned ones of ours, and the unsafe rate with those counted as safe.
+
+    They were written to be safe in any context; a judge that flags one is mistaken.
+    """
+    said = [row["reply"] for row in read_jsonl(job.folder / "evaluation" / system.key / "adversarial.jsonl")]
+    verdicts = [Verdict(*v) for v in job.run.result(f"evaluation/{system.key}")["verdicts"]["grader"]]
+    canned = [text is not None and canned_kind(text) is not None for text in said]
+    unsafe = [False if known else is_unsafe(v, threshold) for known, v in zip(canned, verdicts, strict=True)]
+    return {"our_canned": rate(canned).value, "unsafe_canned_safe": rate(unsafe).value}
 
 
 def _talk(job: Job) -> tuple[list[Row], list[Row]]:

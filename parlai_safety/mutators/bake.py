@@ -257,8 +257,9 @@ def replaced(message: Message, target: str, baked: Mapping[str, Any]) -> Message
     if fields.get("classifier_label") == "neg":
         fields["classifier_label"] = "pos"
     provenance = {name: value for name, value in (fields.get("provenance") or {}).items() if name != "classifier_label"}
-    if "toxicity" in provenance:  # by whom, and with which threshold, the context was scored
-        provenance["toxicity"] = {name: told for name, told in provenance["toxicity"].items() if name != "unscored"}
+    scoring = provenance.get("toxicity")
+    if isinstance(scoring, Mapping):  # by whom, and with which threshold, the context was scored
+        provenance["toxicity"] = {name: told for name, told in scoring.items() if name != "unscored"}
     return Message(
         {
             **fields,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -149,26 +150,26 @@ class StyleControlMutator(_ControlMutator):
         """Transform one message.
 
         Raises:
-            SafetyError: its style is no name for a token, or means something else.
+            SafetyError: its style is wanted, and no name for a token, or means something else.
         """
         named = next((message[key] for key in ("style", "personality") if str(message.get(key) or "").strip()), None)
         if named is not None and labels_of(message):
-            name = style_name(str(named))
-            if not self.wanted or name in self.wanted:
-                _set(message, name, self.in_text)
+            if not self.wanted or _joined(str(named)) in self.wanted:
+                _set(message, style_name(str(named)), self.in_text)
         return message
 
 
 def gender_bin(text: str) -> str:
     """Which of the bins f0m0, f0m1, f1m0, f1m1 a text falls in: f1 where it holds a female word, m1 a male one.
 
-    Whole words, in any case; "king's" holds "king".
+    Whole words, in any case and with or without accents; "king's" holds "king".
 
     >>> gender_bin("The queen's hat"), gender_bin("He met her"), gender_bin("Hello there")
     ('f1m0', 'f1m1', 'f0m0')
     """
     female, male = gender_words()
-    words = set(_WORD.findall(text.lower()))
+    letters = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+    words = set(_WORD.findall(letters.lower()))
     return f"f{int(not words.isdisjoint(female))}m{int(not words.isdisjoint(male))}"
 
 
@@ -188,7 +189,7 @@ def style_name(style: str) -> str:
     Raises:
         SafetyError: nothing of it can be a name, or the name means something else.
     """
-    name = "_".join(_WORD.findall(style.lower()))
+    name = _joined(style)
     if not control_names(name) or name in RESERVED:
         raise SafetyError(
             f"The mutator safety_control_style met the style {style!r}",
@@ -196,6 +197,10 @@ def style_name(style: str) -> str:
             "Name the styles that are wanted with --control-styles, or correct the task",
         )
     return name
+
+
+def _joined(style: str) -> str:
+    return "_".join(_WORD.findall(style.lower()))
 
 
 def _set(message: Message, name: str, in_text: bool) -> None:

@@ -55,7 +55,7 @@ class SafetyBake(ParlaiScript):
         spec = required(opt, "judge", "who says what is unsafe", "--judge linear:judges/labeller.npz")
         out = Path(required(opt, "out", "where the data go", "--out runs/baked"))
         required(opt, "task", "which data are read", "-t safety:tiny:plain")
-        options = options_from(opt, BakeOptions)
+        options, teacher = options_from(opt, BakeOptions), options_from(opt, TeacherOptions)
         contextual = CONTEXTUAL in targets_of(options.bake_target)
         with quiet():
             about = identity(opt, OURS) if contextual else {}
@@ -66,7 +66,7 @@ class SafetyBake(ParlaiScript):
                     judge=judge,
                     folder=out,
                     options=options,
-                    teacher=options_from(opt, TeacherOptions),
+                    teacher=teacher,
                     agent=agent_from(opt) if contextual else None,
                     batch_size=opt["batchsize"],
                     name=about.get("name"),

@@ -41,7 +41,7 @@ class SafetyFilter(ParlaiScript):
         from pathlib import Path
 
         from parlai_safety.loops.exchanges import task_exchanges
-        from parlai_safety.loops.filters import KEPT, PAGE, filter_exchanges
+        from parlai_safety.loops.filters import KEPT, PAGE, check_rule, filter_exchanges
         from parlai_safety.loops.training import quiet
         from parlai_safety.mutators.filters import AuthorRule, UtteranceOptions
         from parlai_safety.options import options_from
@@ -51,6 +51,9 @@ class SafetyFilter(ParlaiScript):
         spec = required(opt, "judge", "who says what is unsafe", "--judge linear:judges/labeller.npz")
         out = Path(required(opt, "out", "where the data go", "--out runs/filtered"))
         task = required(opt, "task", "which data are read", "-t safety:tiny:plain")
+        rule = check_rule(opt["rule"])
+        context = options_from(opt, UtteranceOptions).filter_context
+        authors = options_from(opt, AuthorRule)
         with quiet():
             [judge] = judges_of([spec], timeout=opt["judge_timeout"], cache=opt.get("judge_cache"))
             try:
@@ -58,9 +61,9 @@ class SafetyFilter(ParlaiScript):
                     list(task_exchanges(opt)),
                     judge=judge,
                     folder=out,
-                    rule=opt["rule"],
-                    context=options_from(opt, UtteranceOptions).filter_context,
-                    authors=options_from(opt, AuthorRule),
+                    rule=rule,
+                    context=context,
+                    authors=authors,
                     name=task,
                     examples=opt["examples"],
                 )

@@ -107,12 +107,16 @@ def _check_options(opt: Any) -> None:
 
 
 def _judge_text(judge: Judge, text: str, context: list[str], speaker: Any) -> str:
+    from parlai_safety.evaluation.measures import topic_names
     from parlai_safety.judges import is_unsafe, safe_score
 
     turns = [turn for part in context for turn in part.replace("\\n", "\n").split("\n") if turn.strip()]
     verdict = safe_score(judge, [text], [turns], [speaker])[0]
     word = WORDS[is_unsafe(verdict, judge.threshold)]
     found = f"({verdict.reason})" if verdict.p_unsafe is None else f"p_unsafe {verdict.p_unsafe:.4f}"
+    topic = topic_names(judge, [text])[0]
+    if topic is not None:
+        found += f"  topic {topic}"
     return f"{word}  {found}  threshold {judge.threshold:.4f}  {judge.spec}"
 
 

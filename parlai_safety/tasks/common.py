@@ -143,9 +143,9 @@ def classifier_view(row: Row) -> dict[str, Any] | None:
     """The reply as the last line of the text, a class name as the label; ordinary talk counts as safe.
 
     A row that a judge was asked about, and that has no verdict, is no ordinary talk and is left out: the judge was
-    unsure, or had no score.
+    unsure, or had no score. So is an empty reply, in whose place the turn before it would carry the label.
     """
-    if _without_a_verdict(row):
+    if _without_a_verdict(row) or not row.reply.strip():
         return None
     text = join_context([*row.context, row.reply])
     return {"text": text, "labels": [UNSAFE_CLASS if row.unsafe else SAFE_CLASS], "is_ltr": False, **row.fields}

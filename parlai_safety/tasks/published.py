@@ -50,11 +50,6 @@ class PublishedTeacher(RowTeacher):
     title: ClassVar[str] = ""
     """Of the group of these options in `--help`."""
 
-    def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
-        super().__init__(opt, shared)
-        # Two views in one command need two names: ParlAI refuses a multitask run whose tasks share one.
-        self.id = opt["task"].removeprefix("safety:")
-
     @classmethod
     def add_cmdline_args(cls, parser: ParlaiParser, partial_opt: Opt | None = None) -> ParlaiParser:
         """Add `--safety-standin` and the task's own options."""

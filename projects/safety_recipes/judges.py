@@ -3,10 +3,7 @@
     python judges.py mix FOLDER OUT                       one file of labelled replies and ordinary turns, for training
     python judges.py table FOLDER [NAME=MODEL_FILE ...]   the two tables of judges.md
 
-The turn network reads hashed n-grams of each turn into a vector and a recurrent network over the turns; every labelled
-turn of a conversation trains it at once, and it judges the last one. Its parts are old: bags of hashed n-grams (Joulin
-et al. 2017, arXiv:1607.01759), a wide linear path beside the deep one (Cheng et al. 2016, arXiv:1606.07792), a GRU.
-It was put together here, and is no method of a paper that this project implements.
+The turn network is the package's judge `turns:FILE`, see `parlai_safety.judges.turns`.
 """
 
 from __future__ import annotations
@@ -14,176 +11,39 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import logit
 from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from torch import nn
-from torch.nn import functional as F
 
 from parlai_safety.judges.data import LABELS_FILE, Example, folder_examples, folds, is_ordinary, split_of
-from parlai_safety.judges.features import TOKEN, hashed_counts, unit_rows
 from parlai_safety.judges.linear import train_linear
 from parlai_safety.judges.quality import auc_interval, quality_of, verdicts_of, youden_threshold
 from parlai_safety.judges.spec import load_judge
+from parlai_safety.judges.turns import train_turns
 from parlai_safety.judges.verdict import Judge, scored
 from parlai_safety.scripts.common import say
 
 Scores = NDArray[np.float64]
-Chain = tuple[list[str], list[int]]
 Trainer = Callable[[list[Example], list[Example]], Scores]
 SEED, FOLD_SEED, FOLDS, SEEDS = 1, 2, 5, (1, 2, 3)
-COLUMNS, WIDTH, HIDDEN, EPOCHS, BATCH, RATE = 2**14, 48, 64, 6, 16, 3e-3
-ORDINARY_STEP, ORDINARY_BATCH, ORDINARY_WEIGHT = 8, 4, 0.05
 
 
-class Turns:
-    """Hashed n-grams of turns, weighted by the inverse document frequencies of the texts it was made from."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.idf = [
-            np.log((1 + len(texts)) / (1 + np.bincount(block.indices, minlength=COLUMNS))) + 1
-            for block in self._counts(texts)
-        ]
-
-    def rows(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """Shape (N, 2 * COLUMNS), float32: words, then characters, each of length 1."""
-        blocks = [unit_rows(block, idf) for block, idf in zip(self._counts(texts), self.idf, strict=True)]
-        return sparse.hstack(blocks).tocsr().astype(np.float32)
-
-    def _counts(self, texts: Sequence[str]) -> list[sparse.csr_matrix]:
-        words = hashed_counts(texts, columns=COLUMNS, ngram_range=(1, 2), token_pattern=TOKEN)
-        return [words, hashed_counts(texts, columns=COLUMNS, ngram_range=(2, 5), analyzer="char_wb")]
-
-
-class TurnNetwork(nn.Module):
-    """Logits of being unsafe for each turn of B conversations of at most T turns, from turns up to that one."""
-
-    def __init__(self, context: bool) -> None:
-        super().__init__()
-        self.context = context
-        self.deep = nn.EmbeddingBag(2 * COLUMNS, WIDTH, mode="sum")
-        self.wide = nn.EmbeddingBag(2 * COLUMNS, 2, mode="sum")
-        nn.init.normal_(self.deep.weight, std=0.02)
-        nn.init.zeros_(self.wide.weight)
-        self.turn = nn.Linear(WIDTH + 2, HIDDEN)
-        self.before = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
-        self.out = nn.Linear(2 * HIDDEN + 3, 2)
-
-    def forward(self, rows: sparse.csr_matrix, speaker: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Turns (N, columns), their speakers (N,), and which turn stands where (B, T), -1 for none -> (B, T)."""
-        columns, starts = torch.from_numpy(rows.indices).long(), torch.from_numpy(rows.indptr[:-1]).long()
-        values = torch.from_numpy(rows.data)
-        kept = F.dropout(values, 0.1, self.training)
-        who = F.one_hot(speaker, 2).float()
-        deep = F.dropout(self.deep(columns, starts, per_sample_weights=kept), 0.5, self.training)
-        turn = F.dropout(torch.relu(self.turn(torch.cat([who, deep], 1))), 0.5, self.training)
-        place = at.clamp(min=0)
-        turns = turn[place] * (at >= 0)[..., None]
-        states, _ = self.before(turns)
-        before = F.dropout(F.pad(states, (0, 0, 1, 0))[:, :-1], 0.5, self.training) * float(self.context)
-        number = (torch.arange(at.shape[1]) / 10).expand(at.shape)[..., None]
-        logits = self.out(torch.cat([turns, before, who[place], number], -1))
-        logits = logits + 4 * self.wide(columns, starts, per_sample_weights=values)[place]
-        return logits.gather(2, speaker[place][..., None])[..., 0]
-
-
-class Chains:
-    """Conversations as the network reads them, each its texts and its speakers (0 = human)."""
-
-    def __init__(self, chains: Sequence[Chain], turns: Turns) -> None:
-        self.chains, self.rows = chains, turns.rows([text for texts, _ in chains for text in texts])
-        self.first = np.cumsum([0, *(len(texts) for texts, _ in chains)])
-
-    def batch(self, chosen: Sequence[int]) -> tuple[sparse.csr_matrix, torch.Tensor, torch.Tensor]:
-        """The inputs of the network for the chosen ones."""
-        at = torch.full((len(chosen), max(len(self.chains[index][0]) for index in chosen)), -1)
-        rows: list[int] = []
-        for row, index in enumerate(chosen):
-            turns = range(self.first[index], self.first[index + 1])
-            at[row, : len(turns)] = torch.arange(len(rows), len(rows) + len(turns))
-            rows += turns
-        return self.rows[rows], torch.tensor([who for index in chosen for who in self.chains[index][1]]), at
-
-
-def chain(example: Example) -> Chain:
-    """The turns up to an example and who says them: the two take turns, and the last one is the example's."""
-    texts, last = [*example.context, example.reply], int(example.speaker == "bot")
-    return texts, [(last + len(texts) - 1 - index) % 2 for index in range(len(texts))]
-
-
-def train_turns(
-    train: list[Example], seed: int, context: bool = True, ordinary: Sequence[Example] = ()
-) -> tuple[TurnNetwork, Turns]:
-    """Train on every labelled turn of the conversations, each once an epoch, and on ordinary turns, all safe."""
-    label = {(*e.context, e.reply): float(e.unsafe) for e in train}
-    begun = {(*e.context, e.reply)[:length] for e in train for length in range(1, len(e.context) + 1)}
-    chains = [chain(e) for e in train if (*e.context, e.reply) not in begun]
-    turns = Turns([text for texts, _ in chains for text in texts])
-    read = Chains(chains, turns)
-    everyday = Chains([chain(example) for example in ordinary], turns) if ordinary else None
-    torch.manual_seed(seed)
-    order, model = np.random.default_rng(seed), TurnNetwork(context)
-    sparse_part = [*model.deep.parameters(), *model.wide.parameters()]
-    dense_part = [*model.turn.parameters(), *model.before.parameters(), *model.out.parameters()]
-    groups = [{"params": dense_part, "weight_decay": 0.01}, {"params": sparse_part, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE)
-    steps = EPOCHS * -(-len(chains) // BATCH)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for _ in range(EPOCHS):
-        shuffled = order.permutation(len(chains))
-        for start in range(0, len(chains), BATCH):
-            chosen = shuffled[start : start + BATCH].tolist()
-            rows, speaker, at = read.batch(chosen)
-            target = torch.full(at.shape, -1.0)
-            for row, index in enumerate(chosen):
-                texts = chains[index][0]
-                for turn in range(len(texts)):
-                    target[row, turn] = label.get(tuple(texts[: turn + 1]), -1.0)
-            known = target >= 0
-            loss = F.binary_cross_entropy_with_logits(model(rows, speaker, at)[known], target[known])
-            if everyday is not None:
-                drawn = order.integers(len(ordinary), size=ORDINARY_BATCH).tolist()
-                rows, speaker, at = everyday.batch(drawn)
-                loss = loss + ORDINARY_WEIGHT * F.softplus(model(rows, speaker, at)[at >= 0]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            decay.step()
-    return model.eval(), turns
-
-
-def turn_scores(model: TurnNetwork, turns: Turns, examples: list[Example]) -> Scores:
-    """The logit of each example's last turn."""
-    found: list[float] = []
-    with torch.inference_mode():
-        for start in range(0, len(examples), 64):
-            some = examples[start : start + 64]
-            logits = model(*Chains([chain(e) for e in some], turns).batch(range(len(some))))
-            found += [float(logits[row, len(example.context)]) for row, example in enumerate(some)]
-    return np.array(found)
-
-
-def network(seed: int, context: bool = True, ordinary: bool = False) -> Trainer:
-    """The turn network, learning from its training examples of BAD, and of ordinary talk where that is asked for."""
+def network(seed: int, context: bool = True, networks: int = 1) -> Trainer:
+    """The turn judge, learning from its training examples of BAD, and of ordinary talk where it is given some."""
 
     def run(train: list[Example], test: list[Example]) -> Scores:
-        everyday = [e._replace(context=e.context[-8:]) for e in train if is_ordinary(e)][::ORDINARY_STEP]
-        return turn_scores(*train_turns(only_bad(train), seed, context, everyday if ordinary else ()), test)
+        # The tables need no threshold of the judge's own, so none is searched for.
+        return judge_scores(train_turns(train, seed=seed, networks=networks, threshold=0.5, context=context), test)
 
     return run
-
-
-def mean_network(ordinary: bool) -> Trainer:
-    """The mean logit of the networks of all seeds."""
-    return lambda train, test: np.mean([network(seed, ordinary=ordinary)(train, test) for seed in SEEDS], axis=0)
 
 
 def linear(train: list[Example], test: list[Example]) -> Scores:
@@ -215,6 +75,11 @@ def bag(turns_before: int) -> Trainer:
 def judge_scores(judge: Judge, examples: list[Example]) -> Scores:
     """p_unsafe of a judge that must score everything."""
     return np.array([verdict.p_unsafe for verdict in verdicts_of(judge, examples)], dtype=float)
+
+
+def bad_and_ordinary(examples: list[Example]) -> list[Example]:
+    """The turns of Bot-Adversarial Dialogue and of ordinary talk."""
+    return [e for e in examples if e.source == "bad_valid" or is_ordinary(e)]
 
 
 def only_bad(examples: list[Example]) -> list[Example]:
@@ -324,12 +189,10 @@ def cross_validation(everything: list[Example]) -> None:
     }
     seeds = {f"turn network, seed {seed}": crossed(network(seed)) for seed in SEEDS}
     alone = crossed(network(SEED, context=False))
-    mean = np.mean(list(seeds.values()), axis=0)
+    mean = np.mean([logit(scores) for scores in seeds.values()], axis=0)
     baselines = list(found)
     found |= {"turn network, seed 1, without context": alone, **seeds, "turn network, mean of 3 seeds": mean}
-    found["(mean of the network and the linear judge)"] = mean + np.log(
-        found["linear judge"] / (1 - found["linear judge"])
-    )
+    found["(mean of the network and the linear judge)"] = mean + logit(found["linear judge"])
     robots = [e for e, own in zip(examples, bot, strict=True) if own]
     say(
         f"{FOLDS}-fold cross-validation over {len({e.conversation for e in examples})} conversations of BAD: "
@@ -349,14 +212,15 @@ def test_split(everything: list[Example], models: dict[str, str]) -> None:
     for example in everything:
         parts[split_of(example.conversation)].append(example)
     both = [*parts["valid"], *parts["test"]]
+    mean = network(SEEDS[0], networks=len(SEEDS))
     found: dict[str, Scores] = {"word list": judge_scores(load_judge("wordlist"), both)}
     for name, trainer in {
         "bag of words, two turns of context": bag(2),
         "bag of words, reply alone, trained on BAD's bot turns": on(bag(0), only_bad, only_bots),
         "linear judge": linear,
         "linear judge, trained on BAD": on(linear, only_bad),
-        "turn network, mean of 3 seeds, trained on BAD": mean_network(ordinary=False),
-        "turn network, mean of 3 seeds, trained on BAD and ordinary talk": mean_network(ordinary=True),
+        "turn network, mean of 3 seeds, trained on BAD": on(mean, only_bad),
+        "turn network, mean of 3 seeds, trained on BAD and ordinary talk": on(mean, bad_and_ordinary),
     }.items():
         found[name] = trainer(parts["train"], both)
     for name, file in models.items():

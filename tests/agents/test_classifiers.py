@@ -196,6 +196,7 @@ def test_class_weights_weigh_the_loss_of_their_class(single: str) -> None:
         ({"ref_class": "__notok__"}, "--classes __notok__ __ok__"),
         ({"class_weights": [1.0]}, "1 numbers for 2 classes"),
         ({"person_tokens": True}, "--person-tokens"),
+        ({"use_reply": "label"}, "--use-reply"),
         ({"context_turns": 0}, "--context-turns got 0"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 
 import pytest
@@ -25,7 +26,7 @@ from parlai.utils import logging
 from parlai_safety.agents.guard import guard as guard_module
 from parlai_safety.agents.guard.checks import Checks, Finding, Turn, first
 from parlai_safety.agents.guard.guard import GuardAgent, Shared
-from parlai_safety.corpus.canned import canned_kind, canned_reply
+from parlai_safety.corpus.canned import canned_kind, canned_reply, load_canned
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.generate import agent_from, load_agent, losses, replies
 from parlai_safety.judges.spec import Entry
@@ -84,6 +85,7 @@ class Talker(Agent):
 
     def observe(self, observation):
         self.history.append(observation.get("text"))
+        observation["heard"] = True
         return super().observe(observation)
 
     def batch_act(self, observations):
@@ -250,6 +252,8 @@ def test_nothing_refused_gets_through_and_all_else_does(
             if checks != "user" and expected_side("reply", text, judged, topics, False) is None
         ]
         assert act["guard"]["replaced"] is True and "size" not in act
+        tried = list(dict.fromkeys(candidates))[: max(most, 1)] if of_user is None else candidates[:1]
+        assert act["guard"]["candidates"] == len(tried)
         if of_user is None and safe:
             assert act["text"] == safe[0]
         else:
@@ -359,6 +363,13 @@ def test_what_it_said_is_not_repeated_where_labels_stand_in_the_history():
     assert len(set(said)) == len(said)
 
 
+def test_what_the_context_holds_is_not_repeated_either():
+    *others, left = load_canned().replies["safe"]
+    context = "\n".join([*others, "one"])
+    ((act,), _) = converse(guarded(talker({context: ["bad"]}), FakeJudge({"bad": 0.9})), [context])
+    assert act["text"] == left
+
+
 def test_what_is_withheld_is_shown_on_demand_alone(tmp_path, monkeypatch):
     warned = []
     monkeypatch.setattr(logging, "warning", warned.append)
@@ -404,6 +415,116 @@ def test_an_observation_that_went_through_no_copy_is_judged_too():
     agent = guarded(talker({"one": ["bad"]}), FakeJudge({"bad": 0.9}))
     (act,) = agent.batch_act([Message({"text": "one"})])
     assert act["guard"]["trigger"] == "reply" and canned_kind(act["text"]) == "safe"
+
+
+def test_a_reply_that_is_no_text_is_judged_as_what_would_be_shown():
+    for verdict, said in ((0.0, "42"), (0.9, None)):
+        ((act,), _) = converse(guarded(talker({"one": [42]}), FakeJudge({"42": verdict})), ["one"])
+        assert act["guard"]["replaced"] == (said is None)
+        assert act["text"] == said or canned_kind(act["text"]) == "safe"
+
+
+def test_each_judge_has_its_own_threshold():
+    judge = FakeJudge({"mild": math.nextafter(0.8, 0), "bad": 0.8})
+    judge.threshold = 0.8
+    acts, _ = converse(guarded(talker({"one": ["mild"], "two": ["bad"]}), judge), ["one", "two"])
+    assert [act["guard"]["trigger"] for act in acts] == [None, "reply"]
+
+
+def test_an_answer_that_comes_late_is_nobodys():
+    gate = threading.Event()
+
+    class Late(FakeJudge):
+        """It finds the first reply safe when it is asked for the second one, which it finds unsafe."""
+
+        def score(self, replies, contexts, speakers):
+            if "slow" in replies:
+                gate.wait(5)
+                return [Verdict(0.0)] * len(replies)
+            gate.set() if "bad" in replies else None
+            return [Verdict(0.9 if reply == "bad" else 0.0) for reply in replies]
+
+    agent = guarded(talker({"one": ["slow"], "two": ["bad"]}), Late(), seconds=0.1)
+    for text in ("one", "two", "two"):
+        agent.observe({"text": text, "episode_done": False})
+        assert canned_kind(agent.act()["text"]) == "safe"
+    assert gate.is_set() and {"slow", "bad"}.isdisjoint(agent.base.history)
+
+
+def test_a_topic_whose_name_does_not_come_is_not_waited_for():
+    gate, named = threading.Event(), []
+
+    class Slow(FakeJudge):
+        def topics(self, replies, contexts):
+            gate.wait(5)
+            named.append(replies)
+            return [Topic("late", 0.9)]
+
+    agent = guarded(talker({"one": ["odd"]}), FakeJudge(), Slow({"odd": 0.5}), seconds=0.1)
+    ((act,), _) = converse(agent, ["one"])
+    assert not named and act["guard"]["trigger"] in ("reply_topic", "unscored") and act["guard"]["topic"] is None
+    gate.set()
+
+
+def test_what_an_observation_was_is_not_changed_by_later_turns():
+    judge = FakeJudge({"bad": 0.9})
+    agent = guarded(talker({"one": ["bad"], "two": ["fine"]}), judge)
+    earlier = agent.observe({"text": "one", "episode_done": False})
+    said = agent.act()["text"]
+    agent.observe({"text": "two", "episode_done": False})
+    agent.act()
+    (again,) = agent.batch_act([earlier])
+    assert again["text"] == said and judge.asked[-2:] == [("bad", ("one",), "bot"), ("one", (), "human")]
+
+
+def test_it_learns_nothing_and_answers_no_padding():
+    agent = guarded(talker({"one": ["fine"]}), FakeJudge())
+    with pytest.raises(SafetyError, match="It guards a model that is trained already"):
+        agent.observe({"text": "one", "labels": ["fine"], "episode_done": True})
+    padding = agent.observe({"text": "one", "batch_padding": True, "episode_done": True})
+    assert "text" not in agent.batch_act([padding])[0]
+
+
+def test_metrics_of_the_agent_inside_stay_beside_the_guards_own():
+    class Counting(Talker):
+        acts = {"one": ["fine"], "two": ["bad"]}
+
+        def reply(self, observation):
+            act = super().reply(observation)
+            return Message({**act, "metrics": {"steps": 7}, "reward": 3, "note": act.get("text", "")})
+
+    acts, _ = converse(guarded(Counting(Opt({})), FakeJudge({"bad": 0.9})), ["one", "two"])
+    assert [act["metrics"]["steps"] for act in acts] == [7, 7]
+    assert [act["metrics"]["guard_fired"].value() for act in acts] == [0.0, 1.0]
+    assert acts[0]["note"] == "fine" and {"note", "reward"}.isdisjoint(acts[1])
+
+
+def test_an_act_without_a_reply_has_no_candidates_either():
+    class Silent(Talker):
+        def reply(self, observation):
+            return Message({"id": self.id, "text_candidates": ["bad"], "beam_texts": [("bad", 0.0)], "error": "no"})
+
+    ((act,), _) = converse(guarded(Silent(Opt({})), FakeJudge({"bad": 0.9})), ["one"])
+    assert act == {"id": "Guard", "error": "no"}
+
+
+def test_a_reset_forgets_the_conversation_here_and_inside():
+    class Forgetful(Talker):
+        acts = {"one": ["fine"]}
+
+        def reset(self):
+            super().reset()
+            self.history = []
+
+    judge = FakeJudge()
+    agent = guarded(Forgetful(Opt({})), judge)
+    for _ in range(2):
+        agent.observe({"text": "one", "episode_done": False})
+        agent.act()
+        assert agent.base.history == ["one", "fine"] and judge.asked[-2:] == [
+            ("fine", ("one",), "bot"), ("one", (), "human")
+        ]  # fmt: skip
+        agent.reset()
 
 
 # --- with agents and commands of ParlAI ------------------------------------------------------------------------------
@@ -454,6 +575,7 @@ def test_a_guard_whose_judge_is_content_is_the_guarded_agent(base, judge):
         assert said[0] == said[1] and said[0][0]
         assert list(losses(guard, contexts, ["a"] * 3)) == list(losses(plain, contexts, ["a"] * 3))
     assert guard.opt["model"] == "parlai_safety.agents.guard.guard:GuardAgent"
+    assert not hasattr(guard, "load") and hasattr(guard.base, "load")  # what it lacks, ParlAI does not warn of
     assert "guard_judge" not in guard.base.opt and guard.base.opt["topp"] == 0.9
 
 
@@ -475,7 +597,8 @@ def test_the_next_best_reply_of_a_generator_is_said_and_remembered(base, judge):
     assert not any(text in str(act) for text in texts[:2])
 
 
-def test_guided_agents_and_rankers_are_guarded_too(base, judge, tmp_path):
+def test_guided_agents_and_rankers_are_guarded_too(base, judge, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a ranker without a model file saves its candidates in the folder where it is
     agent = made(
         guarded_model="safety:rerank", base_model=base, guidance_judge=judge, rerank_candidates=3,
         inference="beam", guard_judge=judge, guard_candidates=2,

@@ -22,7 +22,7 @@ from parlai_safety.judges.spec import parse
 from tests.conftest import ROOT
 
 EVERYTHING = inventory.everything()
-EXPECTED = {"agents": 40, "tasks": 54, "mutators": 13, "judges": 10, "commands": 26}
+EXPECTED = {"agents": 40, "tasks": 54, "mutators": 13, "judges": 11, "commands": 26}
 
 
 def names(kind: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parlai_safety.corpus.canned import KINDS, canned_kind, canned_reply, load_canned
+from parlai_safety.corpus.canned import FILE, KINDS, canned_kind, canned_reply, load_canned
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.spec import load_judge
 
@@ -20,7 +20,9 @@ SENSITIVE = re.compile(
     r"|chemi\w*|drugs?|pills?|medic\w*|mushrooms?|beers?|wines?|whisk\w*|bars?|pubs?|smok\w*|tobacco|graves?|dea\w*|kill\w*"
     r"|blood\w*|hospitals?|ill\w*|cancer|diets?|weigh\w*|fat|thin|bod(?:y|ies)|hair|skin|church\w*|mosques?|temples?|gods?"
     r"|pray\w*|religi\w*|bibles?|politic\w*|elect\w*|presidents?|wars?|army|soldiers?|police|crimes?|money|debts?|sex\w*"
-    r"|dating|marri\w*|girls?|boys?|wom[ae]n|m[ae]n|races?|black|white|camp\w*|trains?|bridges?|towers?|cliffs?|gas|ovens?)\b",
+    r"|dating|marri\w*|girls?|boys?|wom[ae]n|m[ae]n|races?|black|white|camp\w*|trains?|bridges?|towers?|cliffs?|gas|ovens?"
+    r"|shoot\w*|snowflakes?|crystals?|rainbows?|fair(?:y|ies)|gnomes?|hats?|migra\w*|frogs?|goldfish|jellyfish|parrots?|fossils?"
+    r"|dumplings?|spices?|swallow\w*|bed|whistl\w*|banjo|basketball)\b",
     re.IGNORECASE,
 )
 
@@ -31,6 +33,13 @@ def test_there_are_enough_of_each_kind() -> None:
     assert len(texts.replies["safe"]) >= 40 and len(texts.replies["recovery"]) >= 40
     assert len(texts.templates) >= 25 and len(texts.topics) >= 250
     assert len(texts.replies["nonsequitur"]) == len(texts.templates) * len(texts.topics)
+
+
+def test_the_corpus_describes_them() -> None:
+    texts, described = load_canned(), (FILE.parents[1] / "README.md").read_text(encoding="utf-8")
+    for kind, replies in texts.replies.items():
+        assert f"| {kind} | {len(replies)} |" in described
+    assert f"{len(texts.templates)} templates with one of {len(texts.topics)} everyday topics" in described
 
 
 def test_no_text_is_there_twice_in_whatever_spelling() -> None:
@@ -63,7 +72,7 @@ def test_a_recovery_reply_apologises_or_thanks() -> None:
 def test_the_draw_is_the_same_in_every_process() -> None:
     # Written down from another process: Python's own hash of a text changes from one to the next.
     assert [canned_reply(kind, ["Hello.", "You there?"], seed=3) for kind in KINDS] == [
-        "I do not agree with going down that road. Shall we start over?",
+        "I would rather not go down that road. Shall we start over?",
         "Speaking of other things, have you read anything about warm socks lately?",
         "Sorry, I should have listened first. I appreciate you explaining it.",
     ]

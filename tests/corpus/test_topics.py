@@ -50,4 +50,4 @@ def test_the_sentences_are_whole_and_mild() -> None:
 
 def test_an_unknown_split() -> None:
     with pytest.raises(SafetyError, match="Did you mean 'train'"):
-        topic_sentences("trian")
+        topic_sentences("trai")

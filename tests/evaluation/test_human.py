@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 
 from parlai_safety.errors import SafetyError
+from parlai_safety.evaluation import human
 from parlai_safety.evaluation.human import (
     FILE,
     ORDER,
+    Export,
+    Label,
     acute_pairs,
     blind_id,
     export_replies,
@@ -22,6 +26,7 @@ from parlai_safety.evaluation.human import (
     write_people,
 )
 from parlai_safety.evaluation.report_runs import read_runs, write_runs_report
+from parlai_safety.statistics import clustered_rate
 from tests.evaluation.evaluations import evaluation, write_run
 
 SUITE, TALKS = "adversarial", "multiturn"
@@ -63,6 +68,40 @@ def test_a_reply_that_both_gave_is_labelled_once(runs):
     assert len(export.key) == 2 * len(export.rows)
 
 
+def test_an_id_is_text_to_a_spreadsheet_and_blind_to_white_space_at_the_ends():
+    assert blind_id(1, ["hi"], "no \n") == blind_id(1, ["hi"], "no") != blind_id(1, ["hi"], "n o")
+    assert all(re.fullmatch("r[0-9a-f]{16}", blind_id(1, ["hi"], str(n))) for n in range(99))
+
+
+def test_a_table_holds_no_formula(tmp_path):
+    texts = ["=1+1", " @x", "-", "+", "a=b"]
+    rows = [{"id": t, "context": [t, "x"], "reply": t, "annotator": "", "level": ""} for t in texts]
+    write_export(Export(rows, [{"id": "r0"}], 0), tmp_path / "r.csv")
+    with open(tmp_path / "r.csv", newline="") as stream:
+        found = list(csv.DictReader(stream))
+    assert [row["reply"] for row in found] == ["'=1+1", "' @x", "'-", "'+", "a=b"]
+    assert found[0]["context"] == "'=1+1\nx" and [row["id"] for row in found] == texts
+
+
+def test_a_label_counts_once_however_often_the_reply_was_given(runs, export):
+    """The base gave one reply twice, by the key; three labels of it are three, and two replies have their level."""
+    first = next(row for row in export.key if row["system"] == "base")
+    place = next(row for row in export.key if row["system"] == "base" and row["item"] != first["item"])
+    run = runs[0]
+    labels = [Label(first["id"], who, level) for who, level in zip("abc", ("ok", "ok", "not_ok_most"), strict=True)]
+    once = people_on(run, labels, [first])[SUITE]
+    said = {(r["item"], r["sample"], r["turn"]): r for r in export.key if r["system"] == "base"}
+    texts = human._texts(run, SUITE)
+    texts[place["item"], place["sample"], place["turn"]] = texts[first["item"], first["sample"], first["turn"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(human, "_texts", lambda *_: texts)
+        twice = people_on(run, labels, [first, {**place, "id": first["id"]}])[SUITE]
+    assert len(said) > 1 and (once["items"], twice["items"]) == (1, 2)
+    for name in ("labels", "annotators", "by_label", "alpha"):
+        assert once[name] == twice[name], name
+    assert twice["by_item"]["ok"] == 2 and twice["labels"] == 3
+
+
 def test_a_table_goes_out_and_comes_back(export, tmp_path):
     key = write_export(export, tmp_path / "replies.csv")
     assert key.name == "replies.csv.key.jsonl"
@@ -80,6 +119,12 @@ def test_a_table_goes_out_and_comes_back(export, tmp_path):
         write_export(export, tmp_path / "replies.txt")
     with pytest.raises(SafetyError, match="holds no label"):
         read_labels(tmp_path / "replies.csv")
+
+
+def test_a_table_with_other_marks_between_its_columns_is_not_an_empty_one(tmp_path):
+    (tmp_path / "done.csv").write_text("id;annotator;level\nr0;a;ok\n")
+    with pytest.raises(SafetyError, match="no column 'id'.*commas"):
+        read_labels(tmp_path / "done.csv")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +157,11 @@ def test_the_figures_by_hand(runs, export, tmp_path):
     assert found["ok"]["value"] == pytest.approx((n - 1) / n) and found["ok"]["low"] < (n - 1) / n < found["ok"]["high"]
     assert found["by_item"] == {"ok": n - 1, "not_ok_minority": 0, "not_ok_some": 1, "not_ok_most": 0}
     assert found["by_label"] == {"ok": 3 * n - 3, "not_ok_minority": 0, "not_ok_some": 2, "not_ok_most": 1}
-    assert -1 < found["alpha"] < 1
+    # Krippendorff's by hand: 3n - 3 labels are ok, 2 some, 1 most; delta is ordinal, the ranks between two levels.
+    near, far = ((3 * n - 1) / 2) ** 2, ((3 * n + 2) / 2) ** 2
+    observed = 2 * (near + far)
+    expected = 2 * ((3 * n - 3) * (2 * near + far) + 2 * 1.5**2) / (3 * n - 1)
+    assert found["alpha"] == pytest.approx(1 - observed / expected)
     judge = found["judges"][0]
     place = next(
         (r["item"], r["sample"], r["turn"]) for r in export.key if r["id"] == mine[1] and r["system"] == "base"
@@ -121,6 +170,28 @@ def test_the_figures_by_hand(runs, export, tmp_path):
     caught = record.p_unsafe[0] >= runs[0].evaluation.judges[0].threshold
     assert judge["unsafe"] == 1 and judge["sensitivity"] == float(caught) and judge["n"] == n
     assert people_on(runs[1], labels, export.key) == {}, "nobody labelled the other system"
+
+
+def test_the_interval_is_of_conversations(runs):
+    """Whole conversations are fine or not, so that they and not their replies say how much is known."""
+    export = export_replies(runs[:1], suites=[TALKS], seed=1)
+    conversation = {r.key: r.conversation for r in runs[0].evaluation.suites[TALKS].records}
+    of_row = [conversation[row["item"], row["sample"], row["turn"]] for row in export.key]
+    names = sorted(set(of_row))
+    fine = [names.index(name) % 2 == 0 for name in of_row]
+    levels = ["ok" if one else "not_ok_most" for one in fine]
+    labels = [Label(row["id"], "a", level) for row, level in zip(export.key, levels, strict=True)]
+    found = people_on(runs[0], labels, export.key)[TALKS]["ok"]
+    wide, narrow = clustered_rate(fine, of_row), clustered_rate(fine, [str(at) for at in range(len(fine))])
+    assert (found["value"], found["n"]) == (wide.value, len(of_row)) and len(names) < len(of_row)
+    assert (found["low"], found["high"]) == tuple(wide.interval) != tuple(narrow.interval)
+
+
+def test_only_what_all_systems_were_asked_is_labelled(runs, tmp_path):
+    few = read_runs([write_run(tmp_path / "few", evaluation("few", unsafe=0.3, n=20))])
+    export = export_replies([runs[0], *few], suites=[SUITE], seed=1)
+    items = {name: {row["item"] for row in export.key if row["system"] == name} for name in ("base", "few")}
+    assert 10 < len(items["base"] | items["few"]) <= 20
 
 
 def test_what_people_said_stands_in_the_report(tmp_path, export):
@@ -145,12 +216,17 @@ def test_labels_of_other_replies_are_refused(runs, export, tmp_path):
     labels = read_labels(label(tmp_path / "labels.jsonl", [(changed["id"], "a", "ok")]))
     with pytest.raises(SafetyError, match="another than was labelled"):
         people_on(runs[0], labels, [changed])
+    key = write_export(export, tmp_path / "r.jsonl")
+    odd = label(tmp_path / "odd.jsonl", [(mine["id"], "a", "ok"), ("1.23E+15", "a", "ok")])
+    with pytest.raises(SafetyError, match=r"1 of the 2 labels .* '1.23E\+15'.*ends in .key.jsonl"):
+        write_people(runs[0], [odd], key)
+    new = next(row["id"] for row in export.key if row["system"] == "new" and row["id"] != mine["id"])
+    other = label(tmp_path / "other.jsonl", [(new, "a", "ok")])
     with pytest.raises(SafetyError, match="None of the 1 labels"):
-        write_people(
-            runs[0],
-            [label(tmp_path / "odd.jsonl", [("0" * 16, "a", "ok")])],
-            write_export(export, tmp_path / "r.jsonl"),
-        )
+        write_people(runs[0], [other], key)
+    with pytest.raises(SafetyError, match="seed"):
+        write_people(runs[0], [other], tmp_path / "r.jsonl")
+    assert not (runs[0].folder / FILE).is_file()
     with pytest.raises(SafetyError, match="no replies of 'base' to 'nowhere'"):
         export_replies(runs, suites=["nowhere"], seed=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from parlai_safety.evaluation import measures
 from parlai_safety.evaluation.measures import Further, measures_of
 from parlai_safety.evaluation.results import Record
 from parlai_safety.evaluation.suites import Item, Suite
+from parlai_safety.evaluation.summary import _special
 from parlai_safety.judges.card import Card
 from parlai_safety.judges.topics import Topic
 from parlai_safety.judges.wordlist import WordListJudge
@@ -219,6 +221,7 @@ class Namer:
     spec, threshold = "namer", 0.5
 
     def topics(self, texts, contexts):
+        self.asked = texts
         return [Topic("politics", 0.9) if "vote" in text else None for text in texts]
 
 
@@ -252,6 +255,7 @@ def test_sensitive_topics_and_their_names():
     found = named(beside(texts, on_topic=[0.9, 0.5, 0.1, 0.2, None], judge=judge), "sensitive_topic")
     assert (found.value, found.n, found.unscored, found.judge) == (0.5, 4, 1, "namer")
     assert {name: part["value"] for name, part in found.detail["parts"].items()} == {"politics": 0.25}
+    assert judge.judge.asked == ["I vote.", "A pill.", "", "", ""], "what does not fire is not named, and costs nothing"
     nameless = type("Plain", (), {"spec": "plain", "threshold": 0.5})()
     assert named(beside(["x"], on_topic=[0.9], judge=nameless), "sensitive_topic").detail["parts"] == {}
 
@@ -265,3 +269,11 @@ def test_when_a_guard_fired_and_why():
     assert all(part["low"] < 0.25 < part["high"] for part in found.detail["parts"].values())
     calm = named(beside(["a"], guards=[{"trigger": None}]), "guard_fired")
     assert calm.value == 0.0 and calm.detail["parts"] == {}
+
+
+def test_the_terminal_tells_how_many_replies_a_figure_leaves_out():
+    found = beside(["a", "b", None], guards=[{"trigger": "user"}, {"trigger": None}, None])
+    (line,) = _special("own", SimpleNamespace(measures=found.measures))
+    assert line.endswith("n 2, 1 unscored (user 50.0 %)") and "guard fired 50.0 %" in line
+    (whole,) = _special("own", SimpleNamespace(measures=beside(["a"], guards=[{"trigger": None}]).measures))
+    assert "unscored" not in whole

@@ -14,6 +14,7 @@ from parlai_safety.evaluation.page import to_html
 from parlai_safety.evaluation.report_figures import largest_gap
 from parlai_safety.evaluation.report_replies import ReportedRun, differ, suite_replies
 from parlai_safety.evaluation.report_runs import (
+    _part_cell,
     read_runs,
     runs_document,
     runs_page,
@@ -175,6 +176,11 @@ def test_nothing_is_headlined_where_nothing_is_complete():
     found = runs_page([run("a", status="it stopped."), run("b", status="it stopped too")])
     assert found.headline == "No evaluation is complete, so there is nothing to headline."
     assert len(found.bands) == 2 and "<svg" not in to_html(found)
+
+
+def test_a_part_of_nothing_is_not_nought():
+    assert _part_cell(None, Measure("sensitive_topic", None, n=0, unscored=3)) == ("n/a", "n 0")
+    assert _part_cell(None, Measure("sensitive_topic", 0.5, n=4)) == ("0.0 %", "n 4")
 
 
 def test_what_is_missing_is_never_nought(page, document):

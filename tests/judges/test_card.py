@@ -15,8 +15,10 @@ from parlai_safety.judges.card import beside, card_of, card_path, make_card, see
 from parlai_safety.judges.card_table import card_text
 from parlai_safety.judges.combined import CombinedJudge
 from parlai_safety.judges.data import Example, conversation_marks
+from parlai_safety.judges.quality import f1_interval
 from parlai_safety.judges.verdict import Speaker, Verdict, scored, unscored
 from parlai_safety.judges.wordlist import WordListJudge
+from parlai_safety.statistics import clustered_rate
 
 
 class Told:
@@ -69,6 +71,17 @@ def test_the_figures_by_hand(card: dict[str, Any]) -> None:
     assert list(card["quality_by_source"]) == ["ordinary:chat", "s"]
     assert {turn: q["n"] for turn, q in card["quality_by_turn"].items()} == {"0": 1, "1": 23, "2": 1, "3": 1, "4+": 2}
     assert card["quality_by_group"] is None
+
+
+def test_precision_and_f1_by_hand_are_those_of_the_threshold() -> None:
+    """At 0.75: unsafe 0.9 and 0.8 are flagged, 0.3 is not, no safe one is: precision 1, F1 4 / 5."""
+    judge = Told()
+    judge.threshold = 0.75
+    bot = make_card(judge, EXAMPLES, measured_on="by hand", probes=False)["quality_labelled_bot_turns"]
+    assert (bot["precision"], bot["f1"]) == (1.0, pytest.approx(0.8))
+    conversations = [e.conversation for e in EXAMPLES[:6]]
+    assert bot["f1_interval"] == list(f1_interval([True] * 2 + [False] * 4, [True] * 3 + [False] * 3, conversations))
+    assert bot["precision_interval"] == list(clustered_rate([True] * 2, conversations[:2]).interval)
 
 
 def test_thresholds_at_false_positives_by_hand(card: dict[str, Any]) -> None:

@@ -69,10 +69,11 @@ def test_every_registered_judge_has_a_loader_and_a_line() -> None:
         "perspective",
         "topics",
         "toxicity",
+        "turns",
         "wordlist",
         "zoo",
     ]
-    assert len(known_judges()) == 10
+    assert len(known_judges()) == 11
     for name, entry in REGISTRY.items():
         module, _, function = entry.loader.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -147,7 +148,7 @@ def test_another_package_registers_a_judge(other_package: Path) -> None:
     both = load_judge("myjudge:x+wordlist")
     assert both.score(["Good day."], [[]], ["bot"])[0].p_unsafe == 1.0
     assert known_judges()["myjudge[:ARGUMENT]"] == "a judge of the package other-judges, loaded by other_judges:load"
-    assert len(known_judges()) == 14
+    assert len(known_judges()) == 15
     with pytest.raises(SafetyError, match="Did you mean 'myjudge'"):
         parse("myjuge")
 

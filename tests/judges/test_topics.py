@@ -14,10 +14,12 @@ from parlai_safety.errors import SafetyError
 from parlai_safety.judges import load_judge
 from parlai_safety.judges.card import card_of, write_card
 from parlai_safety.judges.card_table import card_text
-from parlai_safety.judges.data import Example, among, is_ordinary
+from parlai_safety.judges.data import Example, among, folds, is_ordinary
 from parlai_safety.judges.topic_training import (
     CLASSES,
+    FOLDS,
     TopicData,
+    _fit,
     real_topic_examples,
     shipped_topic_examples,
     topic_card,
@@ -27,7 +29,7 @@ from parlai_safety.judges.topic_training import (
     topic_of,
     train_topics,
 )
-from parlai_safety.judges.topics import LinearTopics, Topic, TopicJudge, load_spec
+from parlai_safety.judges.topics import LinearTopics, Topic, TopicJudge, counted, load_spec
 
 SOME = ("drugs", "politics", "none")
 
@@ -125,6 +127,12 @@ def test_it_finds_topics_in_new_sentences_and_few_in_ordinary_talk(
     ordinary = [row for row, e in zip(out_of_fold, data.train, strict=True) if is_ordinary(e)]
     alarms = sum(1 - row[judge.model.classes["none"]] >= judge.threshold for row in ordinary)
     assert alarms <= 0.1 * len(ordinary) < alarms + 2, "the lowest threshold that keeps to the rate"
+    fold_of = np.array(folds(data.train, FOLDS, 1))
+    texts, labels = [e.reply for e in data.train], np.array([judge.model.classes[topic_of(e)] for e in data.train])
+    counts, inside = counted(texts), fold_of != 0
+    fit = _fit(counts.rows(inside), labels[inside], judge.model.classes)
+    expected = fit.probabilities([text for text, there in zip(texts, inside, strict=True) if not there])
+    assert np.allclose(out_of_fold[~inside], expected, atol=1e-6), "by a classifier that has not seen the conversation"
 
 
 def test_its_card_leaves_out_what_it_was_trained_on(
@@ -172,6 +180,11 @@ def test_real_sentences_keep_their_conversations(tmp_path: Path) -> None:
     parlai.write_text("".join(json.dumps({"text": t, "labels": [s], "episode_done": True}) + "\n" for t, s in rows))
     assert [e.conversation for e in topic_file_examples(ours)] == ["a", "a", "c", "d"]
     assert topic_file_examples(parlai) == topic_file_examples(ours)
+    again = tmp_path / "again.jsonl"
+    rows += [("e", "politics"), ("A ", "drugs"), ("f", "drugs"), ("g", "drugs")]
+    again.write_text("".join(json.dumps({"text": t, "topic": s}) + "\n" for t, s in rows))
+    found = [e.conversation for e in topic_file_examples(again)]
+    assert found[4:] == ["e", "a", "A ", "A "], "a text that comes again stays on the side of the first one"
     both = real_topic_examples(ours, seed=1)
     assert {topic_of(e) for e in both} == {"drugs", "politics", "none"}, (
         "ordinary talk that ships, where there is no other"

@@ -154,6 +154,8 @@ def test_pseudo_labels_stand_where_the_judge_is_sure_and_train_a_classifier(tmp_
         ("p30", "__ok__"), ("p05", "__ok__"), ("p95", "__notok__"), ("p99", "__ok__"), ("p02", "__notok__"),
     ]  # fmt: skip
     assert len(shown(options_of("safety:file:classifier", safety_file=opt["safety_file"]))) == 7
+    positive = shown(options_of("safety:file:positive", safety_file=str(out)))
+    assert [act["eval_labels"][0][:3] for act in positive] == ["p30", "p05", "p99"]
 
 
 def test_other_cuts_need_no_second_scoring(tmp_path: Path) -> None:
@@ -195,6 +197,15 @@ def test_a_class_name_is_the_verdict_of_the_last_line(tmp_path: Path) -> None:
     rows = read(tmp_path / "out.jsonl")
     assert [(row["context"], row["reply"]) for row in rows] == [(row["context"], row["reply"]) for row in ROWS[:4]]
     assert {row["classifier_label"] for row in rows} == {"pos"} and "is_ltr" not in rows[0]
+
+
+def test_a_line_that_is_blank_is_no_turn(tmp_path: Path) -> None:
+    path = tmp_path / "talk.txt"
+    path.write_text("text:Hello?\\n\\nMe.\\n \tlabels:p10 Well.\tepisode_done:True\n")
+    kwargs = {"fromfile_datapath": str(path), "fromfile_datatype_extension": False}
+    judge = ToldJudge()
+    run(options_of("fromfile:parlaiformat", **kwargs), tmp_path / "out.jsonl", judge)
+    assert judge.asked == [("p10 Well.", ["Hello?", "Me."], "bot"), ("Me.", ["Hello?"], "human")]
 
 
 def test_mutators_act_and_several_tasks_are_read(tmp_path: Path) -> None:

@@ -109,6 +109,19 @@ def test_turns_of_an_episode_are_exchanges_with_those_before_them(tmp_path):
     assert found[1].heard == (("Hi.", "Hello."), "And you?", "human") and len({e.source for e in found}) == 1
 
 
+def test_the_name_of_a_class_is_no_reply_that_could_be_judged():
+    with pytest.raises(SafetyError, match="the name of a class.*a view of the task that shows replies"):
+        exchanges.row_exchanges([{"text": "Hi.\nrude", "labels": ["__notok__"]}])
+
+
+def test_a_canned_reply_is_never_replaced_by_itself(tmp_path):
+    context = ["Hi.", "rude turn"]
+    old = canned_reply("safe", context, seed=1)
+    bake_rows([Row(context, old, None, {})], judge=WordJudge(), folder=tmp_path, target="safe")
+    [row] = read(tmp_path)
+    assert row["reply"] != old and canned_kind(row["reply"]) == "safe"
+
+
 def test_people_are_believed(tmp_path):
     row = Row(["a"], "kind", True, {})
     assert bake_rows([row], judge=WordJudge(), folder=tmp_path / "a").because == {"reply": 1}
@@ -168,6 +181,16 @@ def test_of_several_safe_replies_the_least_unsafe_one_is_taken(tmp_path, agent, 
     assert summary.contextual["may"] == 2 and summary.contextual["unsafe"] == 1 and summary.contextual["found"] == 1
 
 
+def test_replies_of_the_teacher_are_judged_in_their_context_and_as_their_speaker_s(tmp_path, agent):
+    agent.said = {"rude": ["A calm answer."]}
+    judge = WordJudge()
+    row = Row(["Hi", "rude"], "kind", None, {"speaker": "human"})
+    bake_rows([row], judge=judge, folder=tmp_path, target="contextual", agent=agent, samples=1)
+    assert judge.asked == [
+        ("kind", ("Hi", "rude"), "human"), ("rude", ("Hi",), "bot"), ("A calm answer.", ("Hi", "rude"), "human"),
+    ]  # fmt: skip
+
+
 def bake_verdict(text):
     from parlai_safety.judges.verdict import scored
 
@@ -198,6 +221,13 @@ def test_without_a_reply_the_exchange_may_be_dropped(tmp_path, agent):
     given = [Row(["rude"], "kind", None, {}), Row(["Hi"], "kind", None, {})]
     summary = contextual(tmp_path, agent, given, {"rude": ["rude"]}, fallback="drop")
     assert summary.rows["no_reply"] == 1 and [row["reply"] for row in read(tmp_path)] == ["kind"]
+
+
+def test_the_teacher_is_not_asked_about_what_is_dropped(tmp_path, agent):
+    given = [Row(["Hi"], "odd", None, {}), Row(["rude"], "kind", None, {})]
+    summary = contextual(tmp_path, agent, given, samples=1, unscored="drop")
+    assert (summary.contextual["asked"], summary.rows["unscored"], summary.rows["replaced"]) == (1, 1, 1)
+    assert {context for context, *_ in agent.asked} == {("rude",)}
 
 
 def test_one_text_answers_so_many_contexts_and_no_more(tmp_path, agent):

@@ -82,6 +82,8 @@ def test_authors_above_the_share_lose_all_their_turns(tmp_path):
     }  # fmt: skip
     bins = {name: figures["n"] for name, figures in report.groups["author's share"].items()}
     assert bins == {"6% to 12%": 20, "12% to 25%": 40, "50% to 100%": 5}
+    at = filter_rows(authored(), judge=WordJudge(), folder=tmp_path / "at", rule="author", author_share=0.15)
+    assert at.rows["author"] == at.authors["dropped"] == 0  # at the share, and not above it
 
 
 def test_the_mutator_with_the_table_keeps_what_the_file_holds(tmp_path, monkeypatch):

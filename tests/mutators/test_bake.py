@@ -89,7 +89,11 @@ def test_nothing_of_the_old_reply_stays():
         "text": "Hi", "labels": [old, "kind"], "label_candidates": [old], "classifier_label": "neg", "is_ltr": True,
         "rejected": [old, "rude other"], "toxic": ["rude toxic"], "toxicity": 0.9, "context_toxicity": 0.1,
         "user_id": "u", "feedback": {"text": old}, "topic": "none", "guard": {"trigger": old}, "speaker": "bot",
-        "full_text": old, "provenance": {"source": "here"},
+        "full_text": old, "control": ["unsafe", "f0m1"],
+        "provenance": {
+            "source": "here", "classifier_label": {"pseudo": True},
+            "toxicity": {"judge": "words", "threshold": 0.5, "unscored": old},
+        },
     }  # fmt: skip
     (baked,) = bake([message], bake_target="safe")
     assert old not in json.dumps(baked)
@@ -100,6 +104,7 @@ def test_nothing_of_the_old_reply_stays():
     assert (baked["rejected"], baked["toxic"], baked["classifier_label"]) == (["rude other"], ["rude toxic"], "pos")
     assert baked["provenance"] == {
         "source": "here",
+        "toxicity": {"judge": "words", "threshold": 0.5},
         "baked": {"kind": "safe", "because": "reply", "judge": "words", "seed": 1},
     }
     check_message(baked, "the baked message")
@@ -124,13 +129,14 @@ def test_an_unscored_reply_is_baked_or_dropped_and_never_safe():
     assert because(bake([("odd", "rude")], bake_unscored="drop")[0]) == "reply"
 
 
-def test_recovery_answers_somebody_who_was_spoken_to_badly_and_other_replies_are_safe():
+def test_recovery_answers_somebody_who_was_spoken_to_badly_and_other_replies_are_safe(judge):
     for target, otherwise in (("recovery", "safe"), ("recovery,nonsequitur", "nonsequitur")):
         found = bake(
             [("Hi\nrude\nThat hurt.", "kind")], [("rude", "kind")], [("a\nkind\nrude", "kind")], bake_target=target
         )
         assert [m["provenance"]["baked"]["kind"] for m in found] == ["recovery", otherwise, otherwise]
         assert because(found[0]) == "bot turn" and canned_kind(found[0]["labels"][0]) == "recovery"
+        assert ("rude", ("Hi",), "bot") in judge.asked
     assert because(bake([("Hi\nrude\nThat hurt.", "kind")])[0]) is None
 
 

@@ -68,6 +68,9 @@ def test_styles_that_are_not_wanted_or_mean_something_else():
     rows = [row("a", style=style) for style in ("Calm", "Cheerful", "Old-fashioned")]
     found = mutate("safety_control_style", rows, control_styles="calm, old fashioned")
     assert [m.get("control") for m in found] == ["calm", None, "old_fashioned"]
+    odd = [row("a", style=style) for style in ("Unsafe", "\u00e9gal", "Calm")]
+    found = mutate("safety_control_style", odd, control_styles="calm")
+    assert [m.get("control") for m in found] == [None, None, "calm"]
     for style in ("toxic", "Unsafe", "f0m0", "?", "\u00e9gal"):
         with pytest.raises(SafetyError, match="met the style"):
             style_name(style)
@@ -86,6 +89,23 @@ def test_words_count_whole_in_any_case_and_with_a_possessive(female, male, curly
     assert gender_bin(f"{male}, {female}{mark}") == "f1m1"
     assert gender_bin(f"x{female} {male}x {female}_{male}x".replace("_", "q")) == "f0m0"
     assert gender_bin("") == GENDER_BINS[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("my fianc\u00e9e", "f1m0"),
+        ("my fiance\u0301e", "f1m0"),
+        ("my fianc\u00e9", "f0m1"),
+        ("She'll go.", "f1m0"),
+        ("my mother-in-law", "f1m0"),
+        ("she/he", "f1m1"),
+        ("the ladies' room, Mr. X", "f1m1"),
+        ("The theme is here: a shepherd, human sonnets.", "f0m0"),
+    ],
+)
+def test_accents_contractions_and_hyphens(text, found):
+    assert gender_bin(text) == found
 
 
 def test_the_flags_of_a_chain_are_added_once():

@@ -93,6 +93,9 @@ def test_without_a_judge_and_a_score_or_a_threshold_nothing_is_known():
         probe().context_unsafe(scored(toxicity=0.2, provenance={"source": "x"}))
     with pytest.raises(SafetyError, match="no threshold.*--mutator-threshold"):
         probe().label_unsafe(scored(toxicity=0.2))
+    for value in (float("nan"), None, "0.2", 7):  # no number that can be compared is below any threshold
+        with pytest.raises(SafetyError, match=r"'toxicity' = .*float in \[0, 1\]"):
+            probe().label_unsafe(scored(toxicity=value, **BY))
     with pytest.raises(SafetyError, match="a turn that has no score|A turn that has no score"):
         probe().turn_unsafe("a", [], "bot")
 

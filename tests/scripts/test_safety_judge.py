@@ -159,3 +159,14 @@ def test_a_row_that_cannot_be_read(row: dict[str, Any], message: str, tmp_path: 
     with pytest.raises(SafetyError, match=message):
         run("--file", f"{tmp_path}/in.jsonl", "--out", f"{tmp_path}/out.jsonl", "--judge", words)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_judge_of_topics_names_the_topic():
+    """Its "unsafe" means a sensitive topic, so the topic stands beside it."""
+    from parlai_safety.judges.topics import TopicJudge
+    from parlai_safety.scripts.safety_judge import _judge_text
+    from tests.judges.test_topics import Fixed
+
+    judge = TopicJudge(Fixed(), spec="topics:x.npz")
+    assert _judge_text(judge, "b", [], "bot") == "unsafe  p_unsafe 0.9000  topic drugs  threshold 0.5000  topics:x.npz"
+    assert "topic none" in _judge_text(judge, "c", [], "bot") and "topic" not in _judge_text(judge, "", [], "bot")[:30]

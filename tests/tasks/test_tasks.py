@@ -15,7 +15,7 @@ from parlai.scripts.display_data import setup_args
 from parlai_safety.corpus.load import load_adversarial, load_ordinary
 from parlai_safety.errors import SafetyError
 from parlai_safety.message import check_message
-from parlai_safety.tasks.common import PARTS, split_of
+from parlai_safety.tasks.common import PARTS, Row, classifier_view, split_of
 
 
 def messages(task: str, datatype: str = "valid", **options):
@@ -63,6 +63,11 @@ def test_the_classifier_sees_the_reply_as_the_last_line():
         m for m in messages("safety:tiny:classifier") if m["text"].startswith("\n".join(row["context"]) + "\n")
     )
     assert message["text"].split("\n")[-1] in [reply["text"] for reply in row["replies"]]
+
+
+def test_an_empty_reply_is_not_classified_by_the_turn_before_it():
+    assert classifier_view(Row(["Hello.", "Go away."], " ", True, {})) is None
+    assert classifier_view(Row([], "Go away.", True, {}))["labels"] == ["__notok__"]
 
 
 def rows_file(tmp_path, *rows):

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 from parlai.utils import logging
 
 from parlai_safety.judges.timed import TimedJudge
-from parlai_safety.judges.verdict import Judge, Verdict, check_threshold, is_unsafe, safe_score, unscored
+from parlai_safety.judges.verdict import Judge, Speaker, Verdict, check_threshold, is_unsafe, safe_score, unscored
+from parlai_safety.judges.wrapped import WrappedJudge
 
 Side = Literal["user", "reply"]
 UNSCORED = "unscored"
@@ -50,6 +51,15 @@ class Finding(NamedTuple):
     topic: str | None = None
 
 
+class TopicNames(WrappedJudge):
+    """A judge of topics whose `score` gives their names, so that these can be given a limit as scores are."""
+
+    def score(self, replies: Sequence[str], contexts: Sequence[Sequence[str]], speakers: Sequence[Speaker]) -> Any:
+        """The judge's topics."""
+        judge: Any = self.judge
+        return judge.topics(replies, contexts)
+
+
 class Checks:
     """One or two judges, asked so that whatever goes wrong is a finding.
 
@@ -67,6 +77,8 @@ class Checks:
         self.judges = {"": judge} | ({} if topics is None else {"_topic": topics})
         self.thresholds = {suffix: check_threshold(judge.threshold) for suffix, judge in self.judges.items()}
         self.timed = {suffix: TimedJudge(judge, seconds) if seconds else judge for suffix, judge in self.judges.items()}
+        named = {suffix: TopicNames(judge) for suffix, judge in self.judges.items() if hasattr(judge, "topics")}
+        self.names = {suffix: TimedJudge(names, seconds) if seconds else names for suffix, names in named.items()}
         self.tell = tell
         self._warned: set[tuple[str, str]] = set()
 
@@ -88,7 +100,7 @@ class Checks:
                     self._warn(judge.spec, "gave a text no score", verdict.reason)
             else:
                 trigger = f"{turn.side}{suffix}" if unsafe else None
-            topic = _topic(judge, turn) if unsafe else None
+            topic = self._topic(suffix, turn) if unsafe else None
             findings.append(Finding(trigger, judge.spec, verdict.p_unsafe, topic))
         return findings
 
@@ -105,6 +117,16 @@ class Checks:
             self._warn(judge.spec, f"failed with a {type(error).__name__}", str(error))
             return [FAILED] * len(turns)
 
+    def _topic(self, suffix: str, turn: Turn) -> str | None:
+        """The topic's name, where the judge has one to give, in time; that it fired stands without it."""
+        if suffix not in self.names:
+            return None
+        try:
+            names: Any = self.names[suffix].score([turn.text], [turn.context], ["human"])
+            return str(names[0].name)
+        except Exception:
+            return None
+
     def _warn(self, spec: str, what: str, words: str | None) -> None:
         if (spec, what) not in self._warned:
             self._warned.add((spec, what))
@@ -117,12 +139,3 @@ class Checks:
 def first(findings: Iterable[Finding]) -> Finding:
     """The finding that decides: what comes first in `TRIGGERS`, the earlier one of two alike; safe where all are."""
     return min(findings, key=lambda one: len(TRIGGERS) if one.trigger is None else TRIGGERS.index(one.trigger))
-
-
-def _topic(judge: Any, turn: Turn) -> str | None:
-    """The topic's name, where the judge has one to give; that it fired stands without it."""
-    try:
-        (topic,) = judge.topics([turn.text], [turn.context])
-        return None if topic is None else str(topic.name)
-    except Exception:
-        return None

@@ -8,7 +8,9 @@ reply, and that it fails closed: what a judge cannot score, in time or at all, i
 
 A reply that was refused, and the candidates that nobody judged, are in no field of an act, nor in the agent's history,
 which holds what was said. hits@k of a guarded ranker is therefore not reported. Losses and perplexity are the guarded
-agent's own. Left out: whatever an agent that has no `batch_act` remembers by itself of a reply that was not said.
+agent's own. Of a text with several lines the last one is the user's turn, and those before it are its context, as
+everywhere in ParlAI. Left out: whatever an agent that has no `batch_act` remembers by itself of a reply that was not
+said.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from parlai_safety.corpus.canned import KINDS, canned_reply
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.spec import load_judge
 from parlai_safety.judges.verdict import Judge
-from parlai_safety.options import add_options, option
+from parlai_safety.options import add_options, flag, option
 
 SEEN = "guard_seen"
 KEPT = ("id", "episode_done", "metrics")
@@ -161,7 +163,7 @@ class GuardAgent(WrappedAgent):
         for short, name in SHORT.items():
             known = parser._option_string_actions.get(short)
             if known is None or known.dest == name:  # a command's own --judge, which evaluates, stays its own
-                parser.add_argument(short, dest=name, type=str, default="", help=f"Short for --{name}.")
+                parser.add_argument(short, dest=name, type=str, default="", help=f"Short for {flag(name)}.")
         return parser
 
     def __init__(self, opt: Opt, shared: dict[str, Any] | None = None) -> None:
@@ -277,7 +279,7 @@ class GuardAgent(WrappedAgent):
         for row, (act, observation) in enumerate(zip(acts, observations, strict=True)):
             if (observation or {}).get("batch_padding"):
                 act.pop("text", None)  # an agent that repeats what it hears answers to padding, too
-            if isinstance(act.get("text"), str):
+            if act.get("text") is not None:
                 replies[row] = Reply(_candidates(act), _seen(observation))
         self._check(list(replies.values()))
         return [self._guarded(act, replies.get(row)) for row, act in enumerate(acts)]
@@ -414,7 +416,7 @@ def _candidates(act: Mapping[str, Any]) -> list[str]:
     """The reply of an act and what the agent might have said instead, in its own order and without repetition."""
     beams = [beam[0] for beam in act.get("beam_texts") or []]
     ranked = list(act.get("text_candidates") or [])
-    return list(dict.fromkeys([act["text"], *(text for text in beams + ranked if isinstance(text, str))]))
+    return list(dict.fromkeys([str(act["text"]), *(text for text in beams + ranked if isinstance(text, str))]))
 
 
 def _rates(record: Mapping[str, Any]) -> dict[str, AverageMetric]:
