@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.data import Example, is_ordinary
@@ -226,6 +227,11 @@ def auc_interval(
             # An unsafe example beats every safe one below it, and half of those that tie with it.
             below = np.cumsum(negative) - negative / 2
             found.append(float(positive @ below) / pairs)
+    return _percentiles(found, draws, confidence)
+
+
+def _percentiles(found: Sequence[float] | NDArray[np.float64], draws: int, confidence: float) -> QualityInterval | None:
+    """The percentile interval of bootstrap draws; None where no more than half of them have a value."""
     if len(found) <= draws / 2:
         return None
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -267,10 +273,7 @@ def f1_interval(
     drawn = np.random.default_rng(seed).multinomial(len(names), many / len(names), size=draws) @ kinds.T
     total = drawn[:, 1] + drawn[:, 2]
     found = 2 * drawn[total > 0, 0] / total[total > 0]
-    if len(found) <= draws / 2:
-        return None
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return QualityInterval(float(low), float(high))
+    return _percentiles(found, draws, confidence)
 
 
 def youden_threshold(p_unsafe: Sequence[float], unsafe: Sequence[bool]) -> float:

@@ -23,13 +23,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
-from parlai.core.agents import create_agent
 from parlai.core.opt import Opt
-from parlai.core.worlds import World, create_task
+from parlai.core.worlds import World
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import completed, read_jsonl, write_json, write_jsonl
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, safe_score
+from parlai_safety.loops.reading import split_named, worlds
 from parlai_safety.message import FIELDS, join_context
 from parlai_safety.options import option
 from parlai_safety.runs import Journal, Run, alone, progress
@@ -106,7 +106,7 @@ def annotate(
             folder,
             {
                 "task": str(opt["task"]),
-                "datatype": _split(opt),
+                "datatype": split_named(opt),
                 "batchsize": int(opt["batchsize"]),
                 "judge": judge.spec,
                 "fingerprint": judge.fingerprint,
@@ -130,20 +130,6 @@ def annotate(
             summary["conversations"] = write_conversations(out, about)
         write_json(folder / "summary.json", summary)
     return summary
-
-
-def worlds(opt: Opt) -> list[World]:
-    """A world of ParlAI for each task of an opt, which goes once through the split.
-
-    Args:
-        opt: with `task`, several joined by commas, `datatype` and the options of these tasks.
-    """
-    split, found = _split(opt), []
-    for task in str(opt["task"]).split(","):
-        shown = {"task": task, "datatype": "train:evalmode" if split == "train" else split, "batchsize": 1}
-        reader = Opt({**opt, **shown, "model": "repeat_label", "model_file": None, "override": {}})
-        found.append(create_task(reader, create_agent(reader)))
-    return found
 
 
 def messages(world: World) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
@@ -356,10 +342,6 @@ def _label(act: Mapping[str, Any]) -> str | None:
 
 def _other(speaker: Speaker) -> Speaker:
     return "human" if speaker == "bot" else "bot"
-
-
-def _split(opt: Opt) -> str:
-    return str(opt["datatype"]).split(":")[0]
 
 
 def _check_same(row: dict[str, Any], before: dict[str, Any], number: int) -> None:

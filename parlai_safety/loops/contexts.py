@@ -11,13 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from parlai.core.agents import create_agent
 from parlai.core.opt import Opt
-from parlai.core.worlds import create_task
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.evaluation.suites import spread
 from parlai_safety.files import read_rows, row_turns
+from parlai_safety.loops.reading import worlds
 from parlai_safety.loops.triples import HumanPair
 from parlai_safety.tasks.common import START
 from parlai_safety.tasks.file.agents import read_row
@@ -57,11 +56,7 @@ def task_rows(opt: Opt) -> Iterator[tuple[list[str], HumanPair | None]]:
     Args:
         opt: with `task`, several joined by commas, `datatype` and the options of these tasks.
     """
-    split = str(opt["datatype"]).split(":")[0]
-    for task in str(opt["task"]).split(","):
-        shown = {"task": task, "datatype": "train:evalmode" if split == "train" else split, "batchsize": 1}
-        reader = Opt({**opt, **shown, "model": "repeat_label", "model_file": None, "override": {}})
-        world = create_task(reader, create_agent(reader))
+    for world in worlds(opt):
         history: list[str] = []
         while not world.epoch_done():
             world.parley()

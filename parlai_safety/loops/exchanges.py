@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parlai.core.agents import create_agent
 from parlai.core.message import Message
 from parlai.core.opt import Opt
-from parlai.core.worlds import create_task
 
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, safe_score
+from parlai_safety.loops.reading import worlds
 from parlai_safety.message import FIELDS
 from parlai_safety.mutators.judged import alone, check_is_talk, label_key, labels_of, other, speaker_of, turns_of
 from parlai_safety.runs import Journal, Run, progress
@@ -134,11 +133,7 @@ def task_exchanges(opt: Opt) -> Iterator[Exchange]:
     Raises:
         SafetyError: a label is the name of a class.
     """
-    split = str(opt["datatype"]).split(":")[0]
-    for task in str(opt["task"]).split(","):
-        shown = {"task": task, "datatype": "train:evalmode" if split == "train" else split, "batchsize": 1}
-        reader = Opt({**opt, **shown, "model": "repeat_label", "model_file": None, "override": {}})
-        world = create_task(reader, create_agent(reader))
+    for world in worlds(opt):
         before: list[str] = []
         while not world.epoch_done():
             world.parley()
