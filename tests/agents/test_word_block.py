@@ -22,6 +22,7 @@ from parlai_safety.judges.wordlist import WordListJudge
 from parlai_safety.modeling.guidance import WordBlocker
 from tests.agents.small import options, run, write_talk
 from tests.agents.test_decoders import guided
+from tests.integrations.test_vocabularies import byte_words
 from tests.tiny_causal import tiny_causal
 
 TERMS = ["old tin", "dim", "caf\u00e9 on fire", "don't you dare"]
@@ -31,8 +32,6 @@ SPACES = st.sampled_from([" ", "  ", "\n", " \n ", "\t"])
 
 def dictionary(kind: str) -> Any:
     """A dictionary without any model."""
-    from tests.integrations.test_vocabularies import byte_words
-
     with tempfile.TemporaryDirectory() as folder:
         if kind == "causal_lm":
             return CausalDictionary(Opt(hf_model=str(tiny_causal(folder)), dict_file=None))
