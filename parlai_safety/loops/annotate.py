@@ -31,6 +31,7 @@ from parlai_safety.files import completed, read_jsonl, write_json, write_jsonl
 from parlai_safety.judges.verdict import Judge, Speaker, Verdict, safe_score
 from parlai_safety.loops.reading import split_named, worlds
 from parlai_safety.message import FIELDS, join_context
+from parlai_safety.mutators.judged import other, turns_of
 from parlai_safety.options import option
 from parlai_safety.runs import Journal, Run, alone, progress
 from parlai_safety.statistics import Rate, clustered_rate
@@ -141,7 +142,7 @@ def messages(world: World) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
         label = _label(act)
         yield list(before), act
         # The name of a class was not said.
-        said = [*_lines(act), *([label] if label and label not in CLASSES else ())]
+        said = [*turns_of(act), *([label] if label and label not in CLASSES else ())]
         before = [] if act.get("episode_done") else [*before, *said]
 
 
@@ -155,7 +156,7 @@ def row_of(before: list[str], act: Mapping[str, Any]) -> dict[str, Any] | None:
         before: the turns before this message.
         act: the message.
     """
-    context, reply = [*before, *_lines(act)], _label(act)
+    context, reply = [*before, *turns_of(act)], _label(act)
     fields = {name: act[name] for name in KEPT if name in act}
     if reply in CLASSES:
         fields["classifier_label"] = CLASSES[reply]
@@ -233,7 +234,7 @@ def _talks(rows: Iterator[dict[str, Any]]) -> Iterator[list[list[dict[str, Any]]
             talk, said = [], []
         new = row["context"][len(said) :]
         score = {"toxicity": row["context_toxicity"]} if "context_toxicity" in row else {}
-        asked = {"id": _other(row["speaker"]), "text": join_context(new) or START, **score}
+        asked = {"id": other(row["speaker"]), "text": join_context(new) or START, **score}
         fields = {name: value for name, value in row.items() if name not in ("context", "reply", "context_toxicity")}
         talk.append([asked, {"id": row["speaker"], "text": row["reply"], **fields}])
         said = [*row["context"], row["reply"]]
@@ -287,7 +288,7 @@ def _scored(rows: list[dict[str, Any]], judge: Judge) -> list[dict[str, Any]]:
         judge,
         [row["reply"] for row in rows] + [rows[index]["context"][-1] for index in asked],
         [row["context"] for row in rows] + [rows[index]["context"][:-1] for index in asked],
-        speakers + [_other(speakers[index]) for index in asked],
+        speakers + [other(speakers[index]) for index in asked],
     )
     turns = dict(zip(asked, verdicts[len(rows) :], strict=True))
     return [_with_scores(row, verdicts[index], turns.get(index), judge) for index, row in enumerate(rows)]
@@ -331,17 +332,8 @@ def _rate(found: Rate) -> dict[str, Any]:
     return {"n": found.n, "unsafe": found.positives, "unscored": found.unscored, "share": found.value, "95%": interval}
 
 
-def _lines(act: Mapping[str, Any]) -> list[str]:
-    text = str(act.get("text") or "")
-    return [line for line in text.split("\n") if line.strip() and line != START]
-
-
 def _label(act: Mapping[str, Any]) -> str | None:
     return next(iter(act.get("labels") or act.get("eval_labels") or ()), None)
-
-
-def _other(speaker: Speaker) -> Speaker:
-    return "human" if speaker == "bot" else "bot"
 
 
 def _check_same(row: dict[str, Any], before: dict[str, Any], number: int) -> None:

@@ -28,8 +28,9 @@ from parlai_safety.evaluation.generate import replies
 from parlai_safety.evaluation.textmetrics import copied_share, has_loop, normalise
 from parlai_safety.files import write_json, write_jsonl
 from parlai_safety.judges.verdict import Judge, is_unsafe
-from parlai_safety.loops.exchanges import Exchange, Turn, begin, exchange_of, judge_turns, row_exchanges, sha256_of
+from parlai_safety.loops.exchanges import Exchange, begin, exchange_of, judge_turns, row_exchanges, sha256_of
 from parlai_safety.loops.training import quiet
+from parlai_safety.loops.verdicts import Turn
 from parlai_safety.message import join_context
 from parlai_safety.modeling.reference import weights_hash
 from parlai_safety.mutators.bake import (

@@ -17,23 +17,14 @@ from parlai.core.message import Message
 from parlai.core.opt import Opt
 
 from parlai_safety.errors import SafetyError
-from parlai_safety.judges.verdict import Judge, Speaker, Verdict, safe_score
+from parlai_safety.judges.verdict import Judge, Verdict
 from parlai_safety.loops.reading import worlds
+from parlai_safety.loops.verdicts import Turn, journaled_verdicts
 from parlai_safety.message import FIELDS
 from parlai_safety.mutators.judged import alone, check_is_talk, label_key, labels_of, other, speaker_of, turns_of
-from parlai_safety.runs import Journal, Run, progress
+from parlai_safety.runs import Run
 from parlai_safety.tasks.common import Row, reply_view
 from parlai_safety.tasks.file.agents import read_row
-
-JUDGED_AT_ONCE = 256
-
-
-class Turn(NamedTuple):
-    """Something that was said, by whom, and after what."""
-
-    context: tuple[str, ...]
-    text: str
-    speaker: Speaker
 
 
 class Exchange(NamedTuple):
@@ -150,28 +141,15 @@ def task_exchanges(opt: Opt) -> Iterator[Exchange]:
 
 
 def judge_turns(judge: Judge, turns: Iterable[Turn | None], path: Path) -> dict[Turn, Verdict]:
-    """What a judge says of turns, each distinct one once; what was judged before is read from the journal.
+    """What a judge says of turns, each distinct one once; see `journaled_verdicts`.
 
     Args:
         judge: the judge.
         turns: in any order, the same one at every call; None is passed over.
-        path: the journal; a line is a whole batch.
+        path: the journal.
     """
     distinct = list(dict.fromkeys(turn for turn in turns if turn is not None))
-    found: list[Verdict] = []
-    with Journal(path) as journal:
-        for batch in journal.rows:
-            found += [Verdict(*verdict) for verdict in batch]
-        with progress(f"verdicts of {judge.spec}", len(distinct), len(found)) as advance:
-            for start in range(len(found), len(distinct), JUDGED_AT_ONCE):
-                some = distinct[start : start + JUDGED_AT_ONCE]
-                verdicts = safe_score(
-                    judge, [turn.text for turn in some], [turn.context for turn in some], [t.speaker for t in some]
-                )
-                journal.append([[list(verdict) for verdict in verdicts]])
-                found += verdicts
-                advance(len(some))
-    return dict(zip(distinct, found, strict=True))
+    return dict(zip(distinct, journaled_verdicts(judge, distinct, path), strict=True))
 
 
 def sha256_of(exchanges: Sequence[Exchange]) -> str:

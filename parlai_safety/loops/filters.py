@@ -17,7 +17,8 @@ from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.page import markdown_table, percent
 from parlai_safety.files import write_json, write_jsonl, write_text
 from parlai_safety.judges.verdict import Judge, is_unsafe
-from parlai_safety.loops.exchanges import Exchange, Turn, begin, judge_turns, row_exchanges, sha256_of
+from parlai_safety.loops.exchanges import Exchange, begin, judge_turns, row_exchanges, sha256_of
+from parlai_safety.loops.verdicts import Turn
 from parlai_safety.mutators.filters import AUTHORS_FORMAT, Author, AuthorRule, author_dropped_as, dropped_as
 from parlai_safety.options import options_from
 from parlai_safety.runs import alone

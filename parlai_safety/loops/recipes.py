@@ -27,7 +27,7 @@ from parlai_safety.evaluation.statistics import rate
 from parlai_safety.evaluation.suites import spread
 from parlai_safety.files import read_jsonl, write_jsonl
 from parlai_safety.judges.cache import CachedJudge
-from parlai_safety.judges.verdict import Judge, Speaker, Verdict, is_unsafe, safe_score
+from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, safe_score
 from parlai_safety.loops.bake import BAKED as BAKED_FILE
 from parlai_safety.loops.bake import BakeSummary, bake_rows
 from parlai_safety.loops.filters import KEPT as KEPT_FILE
@@ -36,6 +36,7 @@ from parlai_safety.loops.job import Job, System
 from parlai_safety.loops.known import check_number
 from parlai_safety.loops.methods import KEPT, MethodsRecipe, compare, own_stage
 from parlai_safety.loops.training import quiet
+from parlai_safety.mutators.judged import speaker_of
 from parlai_safety.tasks.common import Row
 from parlai_safety.tasks.file.agents import read_row
 
@@ -104,8 +105,8 @@ class SafetyRecipe(MethodsRecipe):
 
     def make_own(self, job: Job, system: System, kind: str, number: int) -> dict[str, Any]:
         """Own replies, or the training talk as the labeller's verdicts leave it."""
-        replies = {name: self.own[name] for name in ("contexts", "samples", "decoding", "weight")}
         if kind in KEPT:
+            replies = {name: self.own[name] for name in ("contexts", "samples", "decoding", "weight")}
             return job.own_replies(system, own_stage(system), replies, number)
         if kind == CONTRASTED:
             return self._contrasted(job, system, number)
@@ -264,7 +265,7 @@ def _repeated(rows: Sequence[Row], others: int, weight: float) -> list[Row]:
 def _controlled(rows: Sequence[Row], judge: Judge, counts: Counter[str]) -> Iterator[dict[str, Any]]:
     """Each reply behind SAFE or UNSAFE, as the judge has it; one without a score stands behind neither."""
     replies, contexts = [row.reply for row in rows], [row.context for row in rows]
-    verdicts = safe_score(judge, replies, contexts, [_speaker(row) for row in rows])
+    verdicts = safe_score(judge, replies, contexts, [speaker_of(row.fields) for row in rows])
     for row, verdict in zip(rows, verdicts, strict=True):
         unsafe = is_unsafe(verdict, judge.threshold)
         if unsafe is None:
@@ -276,10 +277,6 @@ def _controlled(rows: Sequence[Row], judge: Judge, counts: Counter[str]) -> Iter
 
 def _plain(row: Row) -> dict[str, Any]:
     return {"context": row.context, "reply": row.reply, "classifier_label": "none"}
-
-
-def _speaker(row: Row) -> Speaker:
-    return "human" if row.fields.get("speaker") == "human" else "bot"
 
 
 def _authors_in_words(authors: Mapping[str, int]) -> str:

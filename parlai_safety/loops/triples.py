@@ -27,14 +27,14 @@ from parlai_safety.agents.generation import decoding_of, sample_replies
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.evaluation.textmetrics import normalise
 from parlai_safety.files import read_jsonl, write_json, write_jsonl
-from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, safe_score, unfit
+from parlai_safety.judges.verdict import Judge, Verdict, is_unsafe, unfit
 from parlai_safety.loops.training import quiet
+from parlai_safety.loops.verdicts import Turn, journaled_verdicts
 from parlai_safety.modeling.reference import weights_hash
 from parlai_safety.options import flag, option, options_from
 from parlai_safety.runs import Journal, Run, alone, progress
 
 TRIPLES, SUMMARY, DRAWS, SAMPLES = "triples.jsonl", "summary.json", "draws", "samples.jsonl"
-JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,8 @@ def _drawn(
             "human": [*([] for _ in own), *([pair.chosen, pair.rejected] for pair in human)],
         }
         said = [(i, kind, text) for i in range(len(asked)) for kind in texts for text in texts[kind][i]]
-        verdicts = _verdicts(judge, [(asked[i], text) for i, _, text in said], parts["verdicts"])
+        turns = [Turn(tuple(asked[i]), text, "bot") for i, _, text in said]
+        verdicts = journaled_verdicts(judge, turns, parts["verdicts"])
         rows: list[dict[str, Any]] = [{"context": context, **{kind: [] for kind in texts}} for context in asked]
         for (i, kind, text), verdict in zip(said, verdicts, strict=True):
             rows[i][kind].append({"text": text, **verdict._asdict()})
@@ -371,24 +372,6 @@ def _replies(
                     known[i] = texts
                     journal.append([[i, texts]])
     return [known[i] for i in range(len(contexts))]
-
-
-def _verdicts(judge: Judge, said: Sequence[tuple[list[str], str]], path: Path) -> list[Verdict]:
-    """One verdict a reply; what was judged before is read."""
-    found: list[Verdict] = []
-    with Journal(path) as journal:
-        # A line is a whole batch: judged in another company, the last digits of a neural score may be others.
-        for batch in journal.rows:
-            found += [Verdict(*verdict) for verdict in batch]
-        with progress(f"verdicts of {judge.spec}", len(said), len(found)) as advance:
-            for start in range(len(found), len(said), JUDGED_AT_ONCE):
-                batch = said[start : start + JUDGED_AT_ONCE]
-                texts, contexts = [text for _, text in batch], [context for context, _ in batch]
-                verdicts = safe_score(judge, texts, contexts, ["bot"] * len(batch))
-                journal.append([[list(verdict) for verdict in verdicts]])
-                found += verdicts
-                advance(len(batch))
-    return found
 
 
 def _row(triple: Triple, item: Drawn, provenance: Mapping[str, Any]) -> dict[str, Any]:

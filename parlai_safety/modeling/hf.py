@@ -46,15 +46,27 @@ class LoraSettings:
 
 
 @contextlib.contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Errors of transformers while a model is looked for, as ours."""
-    from safetensors import SafetensorError
+def without_bars() -> Iterator[None]:
+    """None of the progress bars of transformers."""
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Errors of transformers while a model is looked for, as ours."""
+    from safetensors import SafetensorError
+
+    try:
+        with without_bars():
+            yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise SafetyError(
             f"--hf-model got {source!r} ({' '.join(str(error).split())[:200]})",
@@ -62,9 +74,6 @@ def _explained(source: str) -> Iterator[None]:
             "be loaded from there",
             "Check the name and the connection, or give a folder that holds config.json, the tokenizer and the weights",
         ) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
 
 
 def read_source(source: str) -> tuple[Any, Any]:

@@ -101,6 +101,30 @@ class RowTeacher(DialogTeacher):
         return observed
 
 
+VIEW_LINES = {
+    "plain": "Replies as a raw log, without verdicts.",
+    "positive": "Safe replies only.",
+    "negative": "Unsafe replies only, as plain talk: what an anti-expert learns from.",
+    "classifier": "Replies to be classified.",
+}
+
+
+def in_views(teacher: type[RowTeacher], **lines: str) -> tuple[type[RowTeacher], ...]:
+    """Teachers of the same rows in the views plain, positive, negative and classifier, in that order.
+
+    Args:
+        teacher: of the default view; the new ones stand in its module, as `PlainTeacher` and so on.
+        lines: a view -> what is said of it, where `VIEW_LINES` does not fit.
+    """
+
+    def made(view: str, line: str) -> type[RowTeacher]:
+        name = f"{view.capitalize()}Teacher"
+        where = {"__module__": teacher.__module__, "__qualname__": name}
+        return type(name, (teacher,), {**where, "__doc__": line, "view": view})
+
+    return tuple(made(view, line) for view, line in {**VIEW_LINES, **lines}.items())
+
+
 def in_part(rows: Iterable[Row], part: str) -> Iterator[Row]:
     """The rows of one half of the conversations, told by a hash of the first turn; without verdicts they are in both.
 

@@ -14,7 +14,7 @@ from parlai.scripts.display_data import setup_args
 from parlai_safety.corpus.canned import canned_kind, canned_reply
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import read_jsonl
-from parlai_safety.loops import bake, exchanges
+from parlai_safety.loops import bake, exchanges, verdicts
 from parlai_safety.loops.bake import bake_rows
 from parlai_safety.loops.exchanges import task_exchanges
 from parlai_safety.mutators import judged
@@ -153,7 +153,7 @@ def agent(monkeypatch):
                 advance(1)
 
     monkeypatch.setattr(bake, "_round", say)
-    monkeypatch.setattr(exchanges, "JUDGED_AT_ONCE", 16)
+    monkeypatch.setattr(verdicts, "JUDGED_AT_ONCE", 16)
     return script
 
 

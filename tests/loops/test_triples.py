@@ -18,7 +18,7 @@ from parlai_safety.agents.generation import Replies
 from parlai_safety.errors import SafetyError
 from parlai_safety.files import read_jsonl
 from parlai_safety.judges.verdict import Verdict, fingerprint_of, scored, unscored
-from parlai_safety.loops import triples
+from parlai_safety.loops import triples, verdicts
 from parlai_safety.loops.contexts import asked_of, file_rows, task_rows
 from parlai_safety.loops.triples import (
     Drawn,
@@ -225,7 +225,7 @@ def agent(monkeypatch):
     monkeypatch.setattr(triples, "sample_replies", say)
     monkeypatch.setattr(triples, "toxic_control", control)
     monkeypatch.setattr(triples, "decoding_of", decoding)
-    monkeypatch.setattr(triples, "JUDGED_AT_ONCE", 16)
+    monkeypatch.setattr(verdicts, "JUDGED_AT_ONCE", 16)
     return script
 
 

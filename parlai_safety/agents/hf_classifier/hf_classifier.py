@@ -29,7 +29,7 @@ from parlai_safety.agents.classifiers import TurnsMixin
 from parlai_safety.agents.common import SafetyAgentMixin
 from parlai_safety.errors import SafetyError
 from parlai_safety.judges.hf import TurnEncoder, import_transformers, input_names, readable_length
-from parlai_safety.modeling.hf import pack, unpack
+from parlai_safety.modeling.hf import pack, unpack, without_bars
 from parlai_safety.options import add_options, option, options_from
 
 NULL, START = "__null__", "__start__"
@@ -174,7 +174,7 @@ class HfClassifierAgent(SafetyAgentMixin, TurnsMixin, TorchClassifierAgent):
         if path and path == self.opt.get("model_file"):
             folder = f"{path}.hf"
             model = self.model.module if hasattr(self.model, "module") else self.model
-            with _no_bars():
+            with without_bars():
                 model.save_pretrained(folder)
             self.dict.words.save_pretrained(folder)
 
@@ -223,24 +223,10 @@ def _source(settings: HfClassifierOptions) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """None of the progress bars of transformers."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
 def _explained(source: str) -> Iterator[None]:
     """Errors of transformers as ours."""
     try:
-        with _no_bars():
+        with without_bars():
             yield
     except Exception as error:  # transformers has no common class of errors
         raise SafetyError(

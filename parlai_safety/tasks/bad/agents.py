@@ -23,7 +23,7 @@ from parlai_safety.errors import SafetyError
 from parlai_safety.files import bad_row
 from parlai_safety.message import join_context
 from parlai_safety.options import option
-from parlai_safety.tasks.common import SAFE_CLASS, START, UNSAFE_CLASS, Row
+from parlai_safety.tasks.common import SAFE_CLASS, START, UNSAFE_CLASS, Row, in_views
 from parlai_safety.tasks.downloads import BAD, BAD_HUMAN_NONADV, BAD_HUMAN_SAFETY
 from parlai_safety.tasks.published import PublishedTeacher, passed_on, text_episodes
 
@@ -90,32 +90,19 @@ class DefaultTeacher(PublishedTeacher):
         return {**message, "text": "\n".join(kept) or START}
 
 
-class ClassifierTeacher(DefaultTeacher):
-    """The default view under the name that our other tasks give it."""
-
-
 class ReplyTeacher(DefaultTeacher):
     """Turns as replies to learn from or to avoid."""
 
     view = "reply"
 
 
-class PlainTeacher(DefaultTeacher):
-    """Turns as a raw log, without verdicts."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Safe turns only."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Unsafe turns only, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(
+    DefaultTeacher,
+    plain="Turns as a raw log, without verdicts.",
+    positive="Safe turns only.",
+    negative="Unsafe turns only, as plain talk: what an anti-expert learns from.",
+    classifier="The default view under the name that our other tasks give it.",
+)
 
 
 class _Evaluation(PublishedTeacher):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parlai_safety.corpus.load import load_contradiction
-from parlai_safety.tasks.common import Row, RowTeacher
+from parlai_safety.tasks.common import Row, RowTeacher, in_views
 
 
 def contradiction_rows(split: str) -> Iterator[Row]:
@@ -33,25 +33,9 @@ class DefaultTeacher(RowTeacher):
         return contradiction_rows(split)
 
 
-class PlainTeacher(DefaultTeacher):
-    """Replies as a raw log, without verdicts."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Replies that agree."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Replies that contradict, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
-
-
-class ClassifierTeacher(DefaultTeacher):
-    """Replies to be classified as `__ok__` (agrees) or `__notok__` (contradicts)."""
-
-    view = "classifier"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(
+    DefaultTeacher,
+    positive="Replies that agree.",
+    negative="Replies that contradict, as plain talk: what an anti-expert learns from.",
+    classifier="Replies to be classified as `__ok__` (agrees) or `__notok__` (contradicts).",
+)

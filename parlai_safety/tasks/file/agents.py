@@ -18,7 +18,7 @@ from parlai.core.params import ParlaiParser
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.files import bad_row, read_jsonl, row_field, row_turns
 from parlai_safety.message import CLASSIFIER_LABELS, FIELDS
-from parlai_safety.tasks.common import Row, RowTeacher
+from parlai_safety.tasks.common import Row, RowTeacher, in_views
 
 _VERDICTS: dict[str, bool | None] = {"safe": False, "unsafe": True, "pos": False, "neg": True, "none": None}
 _PASSED_ON = tuple(name for name in FIELDS if name != "classifier_label")
@@ -115,25 +115,7 @@ def _verdict(row: dict[str, Any], where: str) -> bool | None:
     return next(iter(found), None)
 
 
-class PlainTeacher(DefaultTeacher):
-    """Replies as a raw log."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Safe replies only."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
-
-
-class ClassifierTeacher(DefaultTeacher):
-    """Replies to be classified."""
-
-    view = "classifier"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(
+    DefaultTeacher,
+    plain="Replies as a raw log.",
+)

@@ -14,7 +14,7 @@ from parlai.core.opt import Opt
 from parlai.core.params import ParlaiParser
 
 from parlai_safety.judges.data import label_file_examples
-from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, split_of
+from parlai_safety.tasks.common import Row, RowTeacher, add_datapath_option, data_file, in_views, split_of
 
 FILE = "safety_labels.jsonl.gz"
 
@@ -50,25 +50,4 @@ class DefaultTeacher(RowTeacher):
         return label_rows(data_file(self.opt, FILE), split, speaker=speaker)
 
 
-class PlainTeacher(DefaultTeacher):
-    """Replies as a raw log, without verdicts."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Safe replies only."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
-
-
-class ClassifierTeacher(DefaultTeacher):
-    """Replies to be classified."""
-
-    view = "classifier"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(DefaultTeacher)

@@ -41,7 +41,7 @@ from parlai.core.params import ParlaiParser
 from parlai_safety.errors import SafetyError, did_you_mean
 from parlai_safety.files import read_rows, sha256
 from parlai_safety.options import add_options, option, options_from
-from parlai_safety.tasks.common import Row, RowTeacher
+from parlai_safety.tasks.common import Row, RowTeacher, in_views
 from parlai_safety.tasks.file.agents import read_row
 
 SPLITS = ("train", "valid", "test")
@@ -262,25 +262,4 @@ def _wrong(path: Path, number: int, found: str, rule: str) -> SafetyError:
     )
 
 
-class PlainTeacher(DefaultTeacher):
-    """Replies as a raw log, without verdicts."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Safe replies only."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
-
-
-class ClassifierTeacher(DefaultTeacher):
-    """Replies to be classified."""
-
-    view = "classifier"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(DefaultTeacher)

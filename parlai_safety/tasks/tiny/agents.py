@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parlai_safety.corpus.load import load_adversarial, load_ordinary
-from parlai_safety.tasks.common import Row, RowTeacher
+from parlai_safety.tasks.common import Row, RowTeacher, in_views
 
 
 def ordinary_rows(split: str) -> Iterator[Row]:
@@ -55,25 +55,9 @@ class AdversarialTeacher(RowTeacher):
         return adversarial_rows(split)
 
 
-class PlainTeacher(DefaultTeacher):
-    """Everything as a raw log: what an unfiltered model learns from."""
-
-    view = "plain"
-
-
-class PositiveTeacher(DefaultTeacher):
-    """Ordinary talk and safe replies."""
-
-    view = "positive"
-
-
-class NegativeTeacher(DefaultTeacher):
-    """Unsafe replies only, as plain talk: what an anti-expert learns from."""
-
-    view = "negative"
-
-
-class ClassifierTeacher(DefaultTeacher):
-    """Replies to be classified as `__ok__` or `__notok__`."""
-
-    view = "classifier"
+PlainTeacher, PositiveTeacher, NegativeTeacher, ClassifierTeacher = in_views(
+    DefaultTeacher,
+    plain="Everything as a raw log: what an unfiltered model learns from.",
+    positive="Ordinary talk and safe replies.",
+    classifier="Replies to be classified as `__ok__` or `__notok__`.",
+)
